@@ -1,0 +1,90 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+QUICK := $(wildcard tests/unit tests/properties tests/contracts tests/house)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup check test fix cover wheel demo serve clean lint
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv with everything the other targets need
+
+# A version manager's shim may be found and still not run, and an interpreter may lack sqlite3:
+# hence the trial. Debian ships venv apart from python3, as pythonX.Y-venv.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    rm -rf .venv; \
+	    trial() { "$$1" -c "import sys, sqlite3, ssl$$2; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1; }; \
+	    pick() { for p in python3.13 python3.12 python3.11 python3; do trial $$p "$$1" && echo $$p && return; done; true; }; \
+	    python="$$(pick ', ensurepip')"; \
+	    if [ -z "$$python" ]; then \
+	        python="$$(pick '')"; \
+	        [ -n "$$python" ] || { echo "setup: needs Python 3.11 or newer; none was found." >&2; exit 1; }; \
+	        package="$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; \
+	        if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	            echo "setup: installing $$package"; \
+	            apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package" >/dev/null; \
+	        else \
+	            echo "setup: $$python cannot create environments. Run: sudo apt-get install $$package" >&2; \
+	            exit 1; \
+	        fi; \
+	    fi; \
+	    "$$python" -m venv .venv; \
+	fi
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
+	@touch $@
+
+check: lint ## format, lint, types, floors, quick tests: under a minute
+	@$(BIN)/pytest $(QUICK) -m 'not slow' -n 2 -q
+
+test: lint ## the same linters and every test
+	@$(BIN)/pytest -n 2 -q
+
+# lint-imports draws a page even when all is well.
+lint: $(STAMP)
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@said="$$($(BIN)/lint-imports --no-logo 2>&1)" || { echo "$$said"; exit 1; }
+
+fix: $(STAMP) ## format, and mend what ruff can mend
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check .
+
+cover: $(STAMP) ## branch coverage; protocol/ must have all of it
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest $(QUICK) -n 2 -q
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+	@$(BIN)/coverage report --include='*/tailrace/protocol/*' --fail-under=100
+
+wheel: $(STAMP) ## build the wheel and run the unit tests against it, without src
+	@rm -rf dist
+	@said="$$($(BIN)/python -m build --wheel --outdir dist . 2>&1)" || { echo "$$said"; exit 1; }
+	@away="$$(mktemp -d)"; trap 'rm -rf "$$away"' EXIT; \
+	$(BIN)/python -m venv "$$away/venv"; \
+	"$$away/venv/bin/python" -m pip install -qq -c constraints.txt "$$(echo dist/*.whl)[dev]"; \
+	cp -R pyproject.toml tests "$$away"; \
+	cd "$$away"; \
+	venv/bin/python -c 'import pathlib, sys, tailrace; assert pathlib.Path(tailrace.__file__).is_relative_to(sys.prefix)'; \
+	venv/bin/pytest tests/unit -n 2 -q
+	@ls dist/*.whl
+
+demo: $(STAMP) ## a tour, in this terminal
+	@$(BIN)/python examples/demo.py
+
+serve: $(STAMP) ## the server and its console, with the example scripts
+	@$(BIN)/tailrace serve --allow-root examples/scripts
+
+clean: ## remove whatever make has made
+	@rm -rf .venv build dist htmlcov .coverage .coverage.*
+	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

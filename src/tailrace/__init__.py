@@ -1,0 +1,1 @@
+"""Tailrace: run anything long, watch it live, lose nothing."""

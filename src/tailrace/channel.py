@@ -1,0 +1,131 @@
+"""One run as it is live in this process: the newest blocks, and who is reading them.
+
+The tail is bounded. A reader that falls out of it is not waited for: it reads the log until
+it has caught up. What is told of the tail is encoded once for each projection, whatever the
+number of readers, and readers at the same cursor get the very same bytes object.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from tailrace.projections.contract import Projection, Types
+
+if TYPE_CHECKING:
+    from tailrace.protocol.blocks import Block
+
+TAIL_BYTES: Final = 1024 * 1024
+"""Bound of a run's tail in memory, in bytes."""
+
+CHUNK_BYTES: Final = 256 * 1024
+"""About how much one send carries at the most, in bytes."""
+
+# Any filter a client can think of makes its own encoding; more than these are not shared.
+_SHARED: Final = 64
+
+
+class Reader(Protocol):
+    """Who wants to know that there is more."""
+
+    def wake(self) -> None:
+        """There is something new at the channel."""
+
+
+class Taken(NamedTuple):
+    """What a reader gets: the bytes to send, and the sequence number it has then."""
+
+    wire: bytes
+    cursor: int
+
+
+class Channel:
+    """The live end of one run.
+
+    `head` is the last sequence number known to be committed, `ended` whether it is the
+    run's last for ever. The hub counts its `users`, whether the log tells
+    of the run, and whether its owner wants to know of watchers.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.head = 0
+        self.ended = False
+        self.readers: set[Reader] = set()
+        self.users = 0
+        self.is_followed = False
+        self.wants_watchers = False
+        self._tail: deque[Block] = deque()
+        self._size = 0
+        self._told: dict[tuple[str, Types, int], bytes] = {}
+        self._taken: dict[tuple[str, Types, int], Taken] = {}
+
+    def settle(self, head: int, *, ended: bool) -> None:
+        """Learn what the log says. Never steps back: a block may have come in meanwhile."""
+        if head > self.head:
+            self.head = head
+            self._clear()
+        self.ended = self.ended or (ended and head >= self.head)
+
+    def publish(self, block: Block) -> None:
+        """Take in a newly committed block and wake the readers."""
+        if block.last <= self.head:
+            return
+        if block.first > self.head + 1:
+            # A hole: what lies in it is read from the log by whoever needs it.
+            self._clear()
+        self._tail.append(block.after(self.head))
+        self._size += len(block.wire)
+        self.head = block.last
+        self.ended = block.ends
+        while self._size > TAIL_BYTES and len(self._tail) > 1:
+            self._size -= len(self._tail.popleft().wire)
+            self._told.clear()
+        self._taken.clear()
+        for reader in tuple(self.readers):
+            reader.wake()
+
+    def take(self, cursor: int, projection: Projection, types: Types) -> Taken | None:
+        """Everything after `cursor`, up to about CHUNK_BYTES; None if the tail starts later."""
+        if cursor >= self.head:
+            return Taken(b"", cursor)
+        if not self._tail or cursor + 1 < self._tail[0].first:
+            return None
+        place = (projection.name, types, cursor)
+        taken = self._taken.get(place)
+        if taken is None:
+            taken = self._encode(cursor, projection, types)
+            if len(self._taken) < _SHARED:
+                self._taken[place] = taken
+        return taken
+
+    def _encode(self, cursor: int, projection: Projection, types: Types) -> Taken:
+        parts: list[bytes] = []
+        size, reached = 0, cursor
+        for block in self._tail:
+            if block.last <= cursor:
+                continue
+            part = self._tell(block, cursor, projection, types)
+            parts.append(part)
+            size += len(part)
+            reached = block.last
+            if size >= CHUNK_BYTES:
+                break
+        return Taken(parts[0] if len(parts) == 1 else b"".join(parts), reached)
+
+    def _tell(self, block: Block, cursor: int, projection: Projection, types: Types) -> bytes:
+        if cursor >= block.first:
+            return projection.tell(block.after(cursor), types)
+        place = (projection.name, types, block.first)
+        told = self._told.get(place)
+        if told is None:
+            told = projection.tell(block, types)
+            if len(self._told) < _SHARED * 16:
+                self._told[place] = told
+        return told
+
+    def _clear(self) -> None:
+        self._tail.clear()
+        self._told.clear()
+        self._taken.clear()
+        self._size = 0

@@ -1,0 +1,1 @@
+"""Where runs execute: here, or on a worker."""

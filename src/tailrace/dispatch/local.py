@@ -1,0 +1,38 @@
+"""Runs execute here: one asyncio task for each."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tailrace.dispatch.contract import Execute
+from tailrace.errors import LogClosed
+
+
+class LocalDispatcher:
+    """A `Dispatcher` for one process."""
+
+    def __init__(self) -> None:
+        self._execute: Execute | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def bind(self, execute: Execute) -> None:
+        """See the contract."""
+        self._execute = execute
+
+    async def submit(self, run: str) -> None:
+        """See the contract. Raises LogClosed after `close`."""
+        if self._execute is None:
+            raise LogClosed("Nothing executes runs here any more.", fix="Start the engine.")
+        task = asyncio.create_task(self._run(self._execute, run), name=f"tailrace-{run}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """See the contract."""
+        self._execute = None
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    @staticmethod
+    async def _run(execute: Execute, run: str) -> None:
+        await execute(run)

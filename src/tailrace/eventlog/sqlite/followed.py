@@ -1,0 +1,99 @@
+"""Which runs are followed, and how far the listener was told of each.
+
+Wishes come from the event loop; all else happens on the writer thread, between its commits,
+so that the blocks of one run are told in their order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from tailrace.errors import LogCorrupt
+from tailrace.eventlog.contract import READ_BYTES, Commit
+from tailrace.eventlog.sqlite import schema
+from tailrace.eventlog.sqlite.writer import Outcome, Settle
+from tailrace.protocol.blocks import Block
+
+
+class Appended(NamedTuple):
+    """What an append did, and the blocks to tell of once it is committed."""
+
+    commit: Commit
+    blocks: Sequence[Block] = ()
+
+
+Tell = Callable[[Sequence[Block], Sequence[tuple[Settle, Outcome]]], None]
+
+
+class Followed:
+    """The writer's lookout. `tell` carries blocks, and outcomes, to the event loop."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._wishes: deque[tuple[str, int | None]] = deque()
+        self._heads: dict[str, int] = {}
+
+    def wish(self, run: str, after: int | None) -> None:
+        """From the event loop: tell of `run` after event `after`, or no more."""
+        self._wishes.append((run, after))
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether anybody follows a run."""
+        return bool(self._heads or self._wishes)
+
+    def heed(self, connection: sqlite3.Connection) -> None:
+        """Take in the wishes; tell whoever is behind what it missed."""
+        wishes: dict[str, int | None] = {}
+        while self._wishes:
+            run, after = self._wishes.popleft()
+            wishes[run] = after
+        for run, after in wishes.items():
+            self._heads.pop(run, None)
+            if after is not None:
+                self._heads[run] = after
+        self._tell_news(connection, [run for run in wishes if run in self._heads])
+
+    def deliver(self, outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+        """After the commit, and never before it: seen means kept."""
+        appended = (outcome for _, outcome in outcomes if isinstance(outcome, Appended))
+        blocks = [block for outcome in appended for block in outcome.blocks]
+        self._tell(self._untold(blocks), outcomes)
+
+    def look_around(self, connection: sqlite3.Connection) -> None:
+        """Tell what others committed."""
+        self._tell_news(connection, list(self._heads))
+
+    def _tell_news(self, connection: sqlite3.Connection, runs: Sequence[str]) -> None:
+        for run in runs:
+            # One run's damage must not cost the others their wake-up. Nothing is hidden by
+            # it: whoever reads the run is told.
+            with contextlib.suppress(LogCorrupt, sqlite3.DatabaseError):
+                blocks = self._untold(self._news(connection, run))
+                if blocks:
+                    self._tell(blocks, ())
+
+    def _news(self, connection: sqlite3.Connection, run: str) -> Sequence[Block]:
+        try:
+            blocks = schema.read(connection, run, self._heads[run], READ_BYTES)
+        except LogCorrupt:
+            blocks = []
+        else:
+            if sum(len(block.wire) for block in blocks) < READ_BYTES:
+                return blocks
+        # Too much to hold here, or damaged: the newest block shows the listener a hole, and
+        # it reads what it needs.
+        return [*blocks, *schema.newest(connection, run)]
+
+    def _untold(self, blocks: Sequence[Block]) -> list[Block]:
+        untold = []
+        for block in blocks:
+            head = self._heads.get(block.run)
+            if head is not None and block.last > head:
+                self._heads[block.run] = block.last
+                untold.append(block.after(head))
+        return untold

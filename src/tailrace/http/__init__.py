@@ -1,0 +1,1 @@
+"""The HTTP face: runs over REST, events as streams."""

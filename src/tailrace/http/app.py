@@ -1,0 +1,73 @@
+"""The ASGI app: the runs' endpoints, what probes and scrapers ask for, and the docs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from tailrace.engine import Engine
+from tailrace.errors import LogError
+from tailrace.http import problems, runs
+from tailrace.protocol.runs import RunQuery
+
+_DESCRIPTION = "Run anything long, watch it live, lose nothing."
+
+_METRICS = """\
+# HELP tailrace_connections Open streams of this process.
+# TYPE tailrace_connections gauge
+tailrace_connections {connections}
+# HELP tailrace_channels Runs that are watched at this process.
+# TYPE tailrace_channels gauge
+tailrace_channels {channels}
+# HELP tailrace_runs_executing Runs that execute in this process.
+# TYPE tailrace_runs_executing gauge
+tailrace_runs_executing {executing}
+"""
+
+
+def build(engine: Engine) -> FastAPI:
+    """The app of one engine. It can be served alone, or mounted under any prefix; mounted,
+    it starts with the first request, because a host does not run its guests' lifespans.
+    """
+    app = FastAPI(
+        title="Tailrace", description=_DESCRIPTION, lifespan=engine.lifespan, redoc_url=None
+    )
+    app.include_router(runs.router(engine))
+    app.add_exception_handler(HTTPException, _refused)
+
+    @app.get("/healthz", tags=["server"], summary="Whether the process answers")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["server"], summary="Whether runs can be started and watched")
+    async def readyz() -> Response:
+        try:
+            await engine.find(RunQuery(limit=1))
+        except LogError as error:
+            answer = problems.response(error)
+            answer.status_code = 503
+            return answer
+        if engine.hub.is_draining:
+            return PlainTextResponse("The server is going away.\n", 503)
+        return PlainTextResponse("ready\n")
+
+    @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(
+            _METRICS.format(
+                connections=engine.hub.connections,
+                channels=engine.hub.channels,
+                executing=engine.executing,
+            ),
+            media_type="text/plain; version=0.0.4; charset=utf-8",
+        )
+
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    del request
+    return problems.from_starlette(cast("HTTPException", error))

@@ -1,0 +1,218 @@
+"""Many runs over one connection: browsers allow six per host.
+
+The id of each frame is a vector, so that a client that comes back gets exactly the rest of
+every run: `12~run_a:57,run_b:3` says that it has run_a up to 57 and run_b up to 3, and
+knows of every run up to the twelfth. A run leaves the vector with its terminal event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tailrace.engine import LOCAL, Engine
+from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown
+from tailrace.http.stream import Streaming, Telling
+from tailrace.projections import stream
+from tailrace.protocol.cursor import Cursor, parse
+from tailrace.protocol.events import TERMINAL_TYPES
+from tailrace.protocol.lifecycle import ACTIVE
+from tailrace.protocol.runs import RunQuery, check_run_id
+from tailrace.protocol.sse import Decoder, ServerSentEvent, encode
+from tailrace.subscription import End, Subscription
+
+MAX_RUNS: Final = 64
+_DISCOVER_SECONDS: Final = 1.0
+_POSITION: Final = r"run_[a-z2-7]{26}:[0-9.-]{1,40}"
+_VECTOR: Final = re.compile(rf"([0-9]{{1,18}})~((?:{_POSITION}(?:,{_POSITION})*)?)", re.ASCII)
+
+
+def chosen_runs(text: str | None) -> Sequence[str] | None:
+    """The runs of `?runs=a,b`; None for all. Raises InputInvalid, RunUnknown."""
+    if text is None:
+        return None
+    names = list(dict.fromkeys(text.split(",")))
+    if len(names) > MAX_RUNS:
+        raise InputInvalid(
+            f"runs= names {len(names)} runs; one stream carries at most {MAX_RUNS}.",
+            fix="Open a second stream for the rest.",
+        )
+    return [check_run_id(name) for name in names]
+
+
+def positions(text: str) -> tuple[int, dict[str, Cursor]] | None:
+    """A vector as (ordinal, cursors by run); None for the empty text of a first visit.
+
+    Raises CursorMalformed.
+    """
+    if text in ("", "0"):
+        return None
+    match = _VECTOR.fullmatch(text)
+    if match is None or text.count(":") > MAX_RUNS * 2:
+        raise CursorMalformed(
+            f"{text[:60]!r} is not a cursor of many runs.",
+            fix="Send back the last id of this very stream, or none.",
+        )
+    ordinal, listed = match.groups()
+    pairs = (item.split(":") for item in listed.split(",") if item)
+    return int(ordinal), {run: parse(cursor) for run, cursor in pairs}
+
+
+class Many:
+    """The joint feed of many runs: what `subscription.Subscription` is for one."""
+
+    def __init__(self, engine: Engine, names: Sequence[str] | None, vector: str) -> None:
+        self.end: End | None = None
+        self._engine = engine
+        self._names = names
+        self._known = positions(vector)
+        self._ordinal = 0 if self._known is None else self._known[0]
+        self._cursors: dict[str, Cursor] = {}
+        self._open: dict[str, contextlib.AsyncExitStack] = {}
+        self._ready: deque[Subscription] = deque()
+        self._aside: list[bytes] = []
+        self._waiting: asyncio.Event = asyncio.Event()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more to have at once."""
+        return bool(self._ready)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a client that comes back has every named run to its end."""
+        return self._names is not None and self._known is not None and not self._known[1]
+
+    def close(self, end: End) -> None:
+        """Stop after what was already handed out."""
+        self.end = self.end or end
+        self._waiting.set()
+
+    def interject(self, frame: bytes) -> None:
+        """Send something that is no event."""
+        self._aside.append(frame)
+        self._waiting.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The chunks to send."""
+        try:
+            await self._join_first()
+            while self.end is None:
+                self._waiting.clear()
+                if self._aside:
+                    aside, self._aside = self._aside, []
+                    yield b"".join(aside)
+                elif self._ready:
+                    chunk = await self._pull(self._ready.popleft())
+                    if chunk:
+                        yield chunk
+                elif self._names is not None and not self._open:
+                    self.end = End.FINISHED
+                else:
+                    await self._wait()
+        finally:
+            for stack in list(self._open.values()):
+                await stack.aclose()
+
+    async def _wait(self) -> None:
+        if self._names is not None:
+            await self._waiting.wait()
+            return
+        try:
+            await asyncio.wait_for(self._waiting.wait(), _DISCOVER_SECONDS)
+        except TimeoutError:
+            await self._discover()
+
+    async def _join_first(self) -> None:
+        if self._names is not None:
+            for run in self._names:
+                # Known, but not in the vector: the client has seen its end.
+                if self._known is None or run in self._known[1]:
+                    await self._join(run, self._known)
+            return
+        if self._known is None:
+            newest = await self._engine.find(RunQuery(principal=LOCAL, limit=1))
+            self._ordinal = newest[0].ordinal if newest else 0
+            query = RunQuery(principal=LOCAL, states=ACTIVE, limit=MAX_RUNS)
+            for record in reversed(await self._engine.find(query)):
+                await self._join(record.id, None)
+            return
+        for run in self._known[1]:
+            with contextlib.suppress(RunUnknown):
+                await self._engine.record(run, LOCAL)
+                await self._join(run, self._known)
+        await self._discover()
+
+    async def _discover(self) -> None:
+        """Join the runs that were started since."""
+        query = RunQuery(principal=LOCAL, since=self._ordinal, limit=10 * MAX_RUNS)
+        for record in reversed(await self._engine.find(query)):
+            self._ordinal = record.ordinal
+            await self._join(record.id, None)
+
+    async def _join(self, run: str, known: tuple[int, dict[str, Cursor]] | None) -> None:
+        cursor = Cursor(0, 0) if known is None else known[1].get(run, Cursor(0, 0))
+        stack = contextlib.AsyncExitStack()
+        subscription, start = await stack.enter_async_context(
+            self._engine.hub.subscribe(run, cursor, stream("events"), woken=self._woken)
+        )
+        self._open[run] = stack
+        self._cursors[run] = Cursor(cursor.epoch, start.after)
+        self._ready.append(subscription)
+
+    def _woken(self, subscription: Subscription) -> None:
+        if subscription.end is End.SHUTDOWN:
+            self.close(End.SHUTDOWN)
+        elif subscription not in self._ready:
+            self._ready.append(subscription)
+            self._waiting.set()
+
+    async def _pull(self, subscription: Subscription) -> bytes:
+        chunk = await subscription.pull()
+        if chunk:
+            told = Decoder().feed(chunk)
+            frames = b"".join(self._frame(subscription.run, event) for event in told)
+            if subscription not in self._ready:
+                # Perhaps there is more; the others first.
+                self._ready.append(subscription)
+            return frames
+        if subscription.end is not None and subscription.run in self._open:
+            await self._open.pop(subscription.run).aclose()
+        return b""
+
+    def _frame(self, run: str, event: ServerSentEvent) -> bytes:
+        if not event.id:
+            return encode(event.data, event=event.event)
+        self._cursors[run] = parse(event.id)
+        if event.event in TERMINAL_TYPES:
+            del self._cursors[run]
+        vector = ",".join(f"{name}:{cursor}" for name, cursor in self._cursors.items())
+        data = b'{"run":"%b","id":"%b","data":%b}' % (
+            run.encode(), event.id.encode(), event.data.encode(),
+        )  # fmt: skip
+        return encode(data, event=event.event, id=f"{self._ordinal}~{vector}")
+
+
+class ManyStream(Streaming):
+    """A response that streams many runs."""
+
+    def __init__(self, engine: Engine, names: Sequence[str] | None, vector: str) -> None:
+        super().__init__(engine.hub, Telling(cursor=Cursor(0, 0), projection=stream("events")))
+        self._feed = Many(engine, names, vector)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if self._feed.is_finished:
+            await Response(status_code=204)(scope, receive, send)
+        else:
+            await self.stream(self._feed, receive, send)
+
+
+__all__ = ["MAX_RUNS", "Many", "ManyStream", "chosen_runs", "positions"]

@@ -1,0 +1,178 @@
+"""What can be run: a name, a function, and an input that is checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+
+from tailrace.errors import InputInvalid, OperationUnknown
+from tailrace.runners.contract import Sink
+from tailrace.runners.function import Kind, kind
+
+Params = ParamSpec("Params")
+Handle = TypeVar("Handle")
+
+Starter = Callable[["Operation[Any, Any]", Mapping[str, Any]], Awaitable[Handle]]
+
+
+class Operation(Generic[Params, Handle]):
+    """A function that can be run. Calling it calls the function; `start` makes a run.
+
+    `timeout`, `abandon_after` and `grace` are seconds. `parameters` is the JSON Schema of
+    the input object, made from the function's type hints.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        starter: Starter[Handle],
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        abandon_after: float | None = None,
+        grace: float | None = None,
+    ) -> None:
+        self.function = function
+        self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
+        self.description = inspect.getdoc(function) or ""
+        self.kind: Kind = kind(function)
+        self.timeout = timeout
+        self.abandon_after = abandon_after
+        self.grace = grace
+        self._starter = starter
+        self._signature = inspect.signature(function)
+        self._context, self._model = _input_model(self.name, function, self._signature)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON Schema of the input."""
+        return self._model.model_json_schema(by_alias=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, without a run."""
+        return self.function(*args, **kwargs)
+
+    async def start(self, *args: Params.args, **kwargs: Params.kwargs) -> Handle:
+        """Start a run with these arguments. Raises InputInvalid."""
+        bound = self._without_context().bind(*args, **kwargs)
+        return await self._starter(self, bound.arguments)
+
+    def check(self, given: Mapping[str, Any]) -> bytes:
+        """The input as JSON, with defaults filled in. Raises InputInvalid."""
+        return self._validated(given).model_dump_json(by_alias=True).encode()
+
+    def bind(self, stored: bytes, context: Sink) -> Callable[[], Any]:
+        """The function with its checked input, ready to be called. Raises InputInvalid."""
+        try:
+            model = self._model.model_validate_json(stored)
+        except ValidationError as error:
+            raise self._invalid(error) from None
+        given = {field.alias or name: getattr(model, name) for name, field in self._fields()}
+        given |= model.model_extra or {}
+        if self._context is not None:
+            given[self._context] = context
+        positional = [
+            given.pop(name)
+            for name, parameter in self._signature.parameters.items()
+            if parameter.kind is parameter.POSITIONAL_ONLY
+        ]
+        return lambda: self.function(*positional, **given)
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        yield from self._model.model_fields.items()
+
+    def _without_context(self) -> inspect.Signature:
+        parameters = [p for n, p in self._signature.parameters.items() if n != self._context]
+        return self._signature.replace(parameters=parameters)
+
+    def _validated(self, given: Mapping[str, Any]) -> BaseModel:
+        try:
+            return self._model.model_validate(dict(given))
+        except ValidationError as error:
+            raise self._invalid(error) from None
+
+    def _invalid(self, error: ValidationError) -> InputInvalid:
+        found = [
+            {"where": ".".join(map(str, e["loc"])) or "input", "what": e["msg"]}
+            for e in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        said = "; ".join(f"{e['where']}: {e['what']}" for e in found[:5])
+        return InputInvalid(
+            f"{self.name} does not take this input: {said}.",
+            fix=f"GET /operations shows the schema of {self.name}.",
+            errors=found,
+        )
+
+
+def _input_model(
+    name: str, function: Callable[..., Any], signature: inspect.Signature
+) -> tuple[str | None, type[BaseModel]]:
+    """The name of the parameter that takes the run, and the model of all others."""
+    target = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        hints = get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"The type hints of operation {name} cannot be resolved: {error}. "
+            "Define the types at module level, and import them outside TYPE_CHECKING."
+        ) from error
+    context: str | None = None
+    fields: dict[str, Any] = {}
+    extra = "forbid"
+    for parameter in signature.parameters.values():
+        hint = hints.get(parameter.name, Any)
+        if inspect.isclass(hint) and issubclass(hint, Sink):
+            context = parameter.name
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            raise TypeError(f"Operation {name} may not take *{parameter.name}: input is by name.")
+        else:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            # Behind an alias, so that a parameter may be called `json` or `model_x`.
+            fields[f"in_{parameter.name}"] = (hint, Field(default, alias=parameter.name))
+    config = ConfigDict(
+        extra=extra,  # type: ignore[typeddict-item]
+        title=name,
+        field_title_generator=lambda _, info: info.alias or "",
+    )
+    try:
+        return context, create_model(name, __config__=config, **fields)
+    except PydanticUserError as error:
+        raise TypeError(f"The input of operation {name} has no schema: {error.message}") from error
+
+
+class Operations:
+    """The registry: names and what they run."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Operation[Any, Any]] = {}
+
+    def add(self, operation: Operation[Any, Any]) -> None:
+        """Register. Raises ValueError for a name that is taken."""
+        if operation.name in self._known:
+            raise ValueError(
+                f"There is an operation {operation.name!r} already; give this one a name=."
+            )
+        self._known[operation.name] = operation
+
+    def get(self, name: str) -> Operation[Any, Any]:
+        """The operation of that name. Raises OperationUnknown."""
+        try:
+            return self._known[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._known, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise OperationUnknown(
+                f"There is no operation {name[:80]!r}.",
+                fix=f"{hint}GET /operations lists what can be run.",
+            ) from None
+
+    def __iter__(self) -> Iterator[Operation[Any, Any]]:
+        """In the order of registration."""
+        return iter(self._known.values())

@@ -1,0 +1,30 @@
+"""How events are told: pure folds from events to frames, one file each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tailrace.errors import FormatUnknown
+from tailrace.projections.contract import Projection
+from tailrace.projections.events import Events
+from tailrace.projections.ndjson import Ndjson
+from tailrace.projections.text import Text
+from tailrace.projections.typed import Typed
+
+STREAMS: Final[dict[str, Projection]] = {
+    projection.name: projection for projection in (Events(), Text(), Typed(), Ndjson())
+}
+
+
+def stream(name: str) -> Projection:
+    """The streaming projection of that name. Raises FormatUnknown, naming the others."""
+    try:
+        return STREAMS[name]
+    except KeyError:
+        raise FormatUnknown(
+            f"There is no format {name[:40]!r}.",
+            fix=f"Choose one of {', '.join(STREAMS)}, or json for a page.",
+        ) from None
+
+
+__all__ = ["STREAMS", "Projection", "stream"]

@@ -1,0 +1,262 @@
+"""A run seen from inside (`RunContext`) and from outside (`Run`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from contextvars import ContextVar
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from tailrace.errors import RunFailed
+from tailrace.hub import Hub
+from tailrace.outbox import Outbox
+from tailrace.projections import stream
+from tailrace.protocol import events
+from tailrace.protocol.cursor import Cursor, parse
+from tailrace.protocol.events import Event, emitted
+from tailrace.protocol.lifecycle import State
+from tailrace.protocol.runs import RunRecord
+from tailrace.protocol.sse import Decoder
+from tailrace.runners.contract import Sink
+
+Item = TypeVar("Item")
+
+_current: ContextVar[RunContext] = ContextVar("tailrace_run")
+
+_PROGRESS_SECONDS = 0.05
+
+
+def current() -> RunContext:
+    """The run whose work is calling. Raises LookupError outside of one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise LookupError("No run is going on here: current() works inside an operation.") from None
+
+
+class RunContext(Sink):
+    """What an operation gets: the means to tell, and to learn that it should stop.
+
+    Take it as a parameter annotated `RunContext`, or from `tailrace.current()`. All of it
+    may be used from any thread.
+    """
+
+    def __init__(self, record: RunRecord, outbox: Outbox) -> None:
+        super().__init__()
+        self.id = record.id
+        self.operation = record.operation
+        self.principal = record.principal
+        self.attempt = record.attempt
+        self._outbox = outbox
+
+    def emit(self, type: str, payload: Any = None, /, **fields: Any) -> None:
+        """Record an event. Cheap, and never awaits.
+
+        The payload is a mapping, or any value (told as `{"value": …}`); `fields` are added
+        to it. Raises EventInvalid, EventTooLarge; BufferFull if a coroutine emits without
+        ever awaiting; RunEnded if the run was given up; RunCancelled once, in a thread,
+        after a request to stop.
+        """
+        if self._outbox.is_foreign_thread:
+            self._tell_once()
+        if payload is None:
+            payload = fields
+        elif fields:
+            payload = {**(payload if isinstance(payload, dict) else {"value": payload}), **fields}
+        self._outbox.put(emitted(type, payload, time.time()))
+
+    def progress(
+        self,
+        current: float | None = None,
+        total: float | None = None,
+        message: str | None = None,
+        *,
+        step: str | None = None,
+        percent: float | None = None,
+    ) -> None:
+        """Tell how far the work is. `percent` is computed where it can be."""
+        if percent is None and current is not None and total:
+            percent = round(100 * current / total, 1)
+        told = {
+            "current": current, "total": total, "percent": percent,
+            "step": step, "message": message,
+        }  # fmt: skip
+        self.emit(events.PROGRESS, {key: value for key, value in told.items() if value is not None})
+
+    def log(self, message: str, level: str = "info", **details: Any) -> None:
+        """Tell something to read."""
+        payload: dict[str, Any] = {"level": level, "message": message}
+        if details:
+            payload["details"] = details
+        self.emit(events.LOG, payload)
+
+    def output(self, text: str, stream: str = "stdout") -> None:
+        """Tell text as a program would write it."""
+        self.emit(events.OUTPUT, {"stream": stream, "text": text})
+
+    def result(self, value: Any) -> None:
+        """Tell a result before the end, or one of several."""
+        self.emit(events.RESULT, {"result": value})
+
+    async def ebb(self) -> None:
+        """Wait only while too much is pending."""
+        await self._outbox.ebb()
+
+    async def drain(self) -> None:
+        """Wait until every event emitted so far is durable, and so visible."""
+        await self._outbox.drain()
+
+    def track(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        description: str | None = None,
+        total: int | None = None,
+    ) -> Track[Item]:
+        """Iterate (`for` or `async for`) and tell the progress, at most 20 times a second."""
+        return Track(self, items, description, total)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make this the `current()` run."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+class Track(Generic[Item]):
+    """An iteration that tells how far it is."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        items: Iterable[Item] | AsyncIterable[Item],
+        description: str | None,
+        total: int | None,
+    ) -> None:
+        self._run = run
+        self._items = items
+        self._description = description
+        self._total = len(items) if total is None and isinstance(items, Sized) else total
+        self._last = float("-inf")
+
+    def __iter__(self) -> Iterator[Item]:
+        """For plain functions. Raises RunCancelled when the run should stop."""
+        count = 0
+        for count, item in enumerate(cast("Iterable[Item]", self._items), 1):
+            self._run.check()
+            yield item
+            self._tell(count)
+        self._tell(count, at_end=True)
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        """For coroutines. A plain iterable is walked without starving the loop."""
+        count = 0
+        async for item in self._asynchronous():
+            yield item
+            count += 1
+            if self._tell(count):
+                await self._run.ebb()
+                await asyncio.sleep(0)
+        self._tell(count, at_end=True)
+
+    async def _asynchronous(self) -> AsyncIterator[Item]:
+        if isinstance(self._items, AsyncIterable):
+            async for item in self._items:
+                yield item
+        else:
+            for item in self._items:
+                yield item
+
+    def _tell(self, count: int, *, at_end: bool = False) -> bool:
+        now = time.monotonic()
+        if not at_end and (count == self._total or now - self._last < _PROGRESS_SECONDS):
+            return False
+        self._last = now
+        self._run.progress(count, self._total, step=self._description)
+        return True
+
+
+class Host(Protocol):
+    """What a `Run` needs of the engine."""
+
+    @property
+    def hub(self) -> Hub:
+        """Live fan-out."""
+
+    async def record(self, run: str) -> RunRecord:
+        """The snapshot. Raises RunUnknown."""
+
+    async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
+        """Ask the run to stop."""
+
+    def respond(self, run: str, request: Any) -> Any:
+        """An HTTP response that streams the run."""
+
+
+class Run:
+    """A run that was started: watch it, wait for it, cancel it, answer a request with it."""
+
+    def __init__(self, id: str, host: Host) -> None:
+        self.id = id
+        self._host = host
+
+    def __repr__(self) -> str:
+        """`Run('run_…')`."""
+        return f"Run({self.id!r})"
+
+    async def record(self) -> RunRecord:
+        """Its snapshot. Raises RunUnknown."""
+        return await self._host.record(self.id)
+
+    async def cancel(self, reason: str = "requested") -> RunRecord:
+        """Ask it to stop; it ends within its grace and a second."""
+        return await self._host.cancel(self.id, reason)
+
+    async def events(self, after: int | str = 0) -> AsyncIterator[Event]:
+        """Its events after a cursor, history first, then live, up to the terminal one.
+
+        A `gap` (events that are no longer kept) comes as an event with sequence number 0.
+        """
+        cursor: Cursor = parse(str(after))
+        decoder = Decoder()
+        async with self._host.hub.subscribe(self.id, cursor, stream("events")) as (reader, _):
+            chunks = aiter(reader)
+            async with contextlib.aclosing(chunks):  # type: ignore[type-var]
+                async for chunk in chunks:
+                    for told in decoder.feed(chunk):
+                        seq = 0 if told.event in events.CONTROL_TYPES else parse(told.id).seq
+                        yield Event(seq, told.event, told.data.encode())
+
+    async def wait(self) -> RunRecord:
+        """Wait for its end and answer the final snapshot."""
+        async for _ in self.events(await self._last()):
+            pass
+        return await self.record()
+
+    async def result(self) -> Any:
+        """Wait for its end and answer what the operation returned. Raises RunFailed."""
+        record = await self.wait()
+        if record.state is not State.COMPLETED:
+            told = events.loads(record.error) or {}
+            raise RunFailed(
+                f"{self.id} is {record.state}: {told.get('error', 'it was cancelled')}",
+                state=record.state.value,
+                run=self.id,
+            )
+        return events.loads(record.result)
+
+    def response(self, request: Any) -> Any:
+        """An HTTP response that streams this run; the client may leave and come back."""
+        return self._host.respond(self.id, request)
+
+    async def _last(self) -> int:
+        record = await self.record()
+        # One back, so that the subscription is never a finished one that yields nothing.
+        return max(record.first_seq - 1, record.last_seq - 1, 0)
+
+
+__all__ = ["Host", "Run", "RunContext", "Track", "current"]

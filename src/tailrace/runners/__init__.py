@@ -1,0 +1,1 @@
+"""How work is executed: functions of every kind, and programs."""

@@ -1,0 +1,58 @@
+"""What work is given, and how its stopping is asked for."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from typing import Any
+
+from tailrace.errors import RunCancelled
+
+
+class Sink(ABC):
+    """Where work puts its events. `tailrace.RunContext` is the one that users see.
+
+    Cancelling is cooperative first. A coroutine gets `asyncio.CancelledError` at its next
+    await. A function in a thread has no await, so its emits are where it is told: the first
+    one after the request raises `RunCancelled`; those after it, made while the function
+    cleans up, go through.
+    """
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._is_told = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the work is asked to stop."""
+        return self._stop.is_set()
+
+    def check(self) -> None:
+        """Raise RunCancelled if the work is asked to stop; for loops that emit nothing."""
+        if self._stop.is_set():
+            self._is_told = True
+            raise RunCancelled("The run is asked to stop.")
+
+    def request_stop(self) -> None:
+        """Ask the work to stop."""
+        self._stop.set()
+
+    def wait_cancelled(self, seconds: float) -> bool:
+        """Sleep in a thread, but not longer than until the request; whether it came."""
+        return self._stop.wait(seconds)
+
+    def _tell_once(self) -> None:
+        if self._stop.is_set() and not self._is_told:
+            self.check()
+
+    @abstractmethod
+    def emit(self, type: str, payload: Any = None, /, **fields: Any) -> None:
+        """Record an event."""
+
+    @abstractmethod
+    async def ebb(self) -> None:
+        """Wait while too many events are waiting to be kept."""
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Wait until every event emitted so far is durable."""

@@ -1,0 +1,191 @@
+"""Running Python: coroutines, plain functions, and generators of both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Final, cast
+
+import orjson
+
+from tailrace.errors import RunCancelled
+from tailrace.protocol import events
+from tailrace.runners.contract import Sink
+
+logger = logging.getLogger("tailrace.function")
+
+Call = Callable[[], Any]
+"""A function with its arguments bound."""
+
+
+class Kind(StrEnum):
+    """What a Python callable is, which decides how it is run."""
+
+    COROUTINE = "coroutine"
+    FUNCTION = "function"
+    GENERATOR = "generator"
+    ASYNC_GENERATOR = "async generator"
+
+
+def kind(function: Callable[..., Any]) -> Kind:
+    """The kind of `function`, or of a callable object's `__call__`."""
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        function = getattr(function, "func", function)  # functools.partial
+        if not inspect.isroutine(function):
+            function = type(function).__call__
+    if inspect.isasyncgenfunction(function):
+        return Kind.ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(function):
+        return Kind.COROUTINE
+    if inspect.isgeneratorfunction(function):
+        return Kind.GENERATOR
+    return Kind.FUNCTION
+
+
+async def run(kind: Kind, call: Call, sink: Sink, name: str) -> Any:
+    """Run `call` as its kind demands and answer what it returns.
+
+    Cancelling this coroutine once asks the work to stop; a second time gives it up.
+    """
+    return await _RUNNERS[kind](call, sink, name)
+
+
+async def _coroutine(call: Call, sink: Sink, name: str) -> Any:
+    del sink, name
+    return await cast("Awaitable[Any]", call())
+
+
+async def _function(call: Call, sink: Sink, name: str) -> Any:
+    return await in_thread(call, sink, name)
+
+
+async def _async_generator(call: Call, sink: Sink, name: str) -> Any:
+    del name
+    items = cast("AsyncIterator[Any]", call())
+    async with contextlib.aclosing(items):  # type: ignore[type-var]
+        async for item in items:
+            yielded(sink, item)
+            await sink.ebb()
+            # An item that was there at once must not keep the loop from everybody else.
+            await asyncio.sleep(0)
+
+
+async def _generator(call: Call, sink: Sink, name: str) -> Any:
+    def exhaust() -> Any:
+        items = cast("Iterator[Any]", call())
+        try:
+            while True:
+                try:
+                    item = next(items)
+                except StopIteration as end:
+                    return end.value
+                yielded(sink, item)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    return await in_thread(exhaust, sink, name)
+
+
+_RUNNERS: Final = {
+    Kind.COROUTINE: _coroutine,
+    Kind.FUNCTION: _function,
+    Kind.GENERATOR: _generator,
+    Kind.ASYNC_GENERATOR: _async_generator,
+}
+
+
+async def in_thread(call: Call, sink: Sink, name: str) -> Any:
+    """Run `call` in a thread of its own, with the present context variables.
+
+    Its own, because a pool is exhausted by a few long runs; a daemon, because a thread
+    that ignores its cancelling must not keep the process from ending.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        elif isinstance(error, RunCancelled | StopIteration | KeyboardInterrupt | SystemExit):
+            # None of them may travel through a future: they would end the loop, or nothing.
+            result.set_exception(ThreadStopped(error))
+        else:
+            result.set_exception(error)
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = context.run(call)
+        except BaseException as raised:  # noqa: BLE001 - it is handed to whoever waits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is gone: so is whoever waited
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        try:
+            return await asyncio.shield(result)
+        except asyncio.CancelledError:
+            sink.request_stop()
+            try:
+                return await result
+            except asyncio.CancelledError:
+                logger.warning("The thread %s ignores that it should stop, and goes on", name)
+                raise
+    except ThreadStopped as stopped:
+        if isinstance(stopped.cause, RunCancelled):
+            raise asyncio.CancelledError from None
+        raise RuntimeError(f"The function raised {stopped.cause!r}") from stopped.cause
+
+
+class ThreadStopped(Exception):
+    """Carries what a future cannot."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(repr(cause))
+        self.cause = cause
+
+
+_SSE_KEYS: Final = frozenset({"event", "data", "id", "retry", "comment"})
+
+
+def yielded(sink: Sink, item: Any) -> None:
+    """Emit what a generator yielded.
+
+    `(type, payload)` is that event. A `ServerSentEvent` (of FastAPI or sse-starlette) and
+    a dict of its fields with `data` in it keep type and data; ids and retry are the log's.
+    Anything else is a `message`.
+    """
+    type_, payload = _recognised(item)
+    sink.emit(type_, payload)
+
+
+def _recognised(item: Any) -> tuple[str, Any]:
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return item
+    if isinstance(item, Mapping) and "data" in item and item.keys() <= _SSE_KEYS:
+        return item.get("event") or events.MESSAGE, _parsed(item["data"])
+    if type(item).__name__ == "ServerSentEvent" and hasattr(item, "data"):
+        raw = getattr(item, "raw_data", None)  # fastapi.sse: text that is not to be encoded
+        data = item.data if raw is None else raw
+        return getattr(item, "event", None) or events.MESSAGE, _parsed(data)
+    return events.MESSAGE, item
+
+
+def _parsed(data: Any) -> Any:
+    """People hand sse-starlette the JSON they dumped themselves; in the log it is JSON."""
+    if isinstance(data, str) and data[:1] in ("{", "["):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(data)
+    return data

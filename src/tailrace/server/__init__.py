@@ -1,0 +1,1 @@
+"""A server of its own: settings, and the app it serves."""

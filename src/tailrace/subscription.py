@@ -1,0 +1,135 @@
+"""One watcher's reader: a cursor that pulls.
+
+There is no queue. A subscription knows how far its watcher has come; what it gets next is
+looked up when it is ready for more: in the run's tail, or further back in the log. So the
+step from history to live has no seam, and a slow watcher costs nobody anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from enum import StrEnum
+
+from tailrace.channel import CHUNK_BYTES, Channel
+from tailrace.eventlog.contract import EventLog
+from tailrace.projections.contract import Projection, Types
+from tailrace.protocol import events
+from tailrace.protocol.cursor import Kind, Resume
+
+
+class End(StrEnum):
+    """Why a subscription has nothing more to give."""
+
+    FINISHED = "finished"
+    LEFT = "left"
+    SHUTDOWN = "shutdown"
+
+
+class Subscription:
+    """Yields bytes to send, in order, until the run's end or until it is closed.
+
+    After the iteration, `end` says why it is over. `interject` slips a control frame in.
+    Whoever reads many of them uses `pull`, and is told by `woken` which of them to pull.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        log: EventLog,
+        channel: Channel,
+        start: Resume,
+        projection: Projection,
+        types: Types = None,
+        woken: Callable[[Subscription], None] | None = None,
+    ) -> None:
+        self.run = channel.run
+        self.projection = projection
+        self.cursor = start.after
+        self.end: End | None = None
+        self._log = log
+        self._channel = channel
+        self._types = types
+        self._woken = woken
+        self._waiting: asyncio.Future[None] | None = None
+        self._aside: list[bytes] = []
+        if start.lost is not None:
+            type_ = events.RESET if start.kind is Kind.RESET else events.GAP
+            self._aside.append(self._lost(type_, *start.lost))
+
+    def wake(self) -> None:
+        """There may be something new."""
+        if self._woken is not None:
+            self._woken(self)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def close(self, end: End) -> None:
+        """Stop after what was already handed out; the watcher can come back for the rest."""
+        if self.end is None:
+            self.end = end
+            self.wake()
+
+    def interject(self, frame: bytes) -> None:
+        """Send something that is no event of the run."""
+        self._aside.append(frame)
+        self.wake()
+
+    def aside(self) -> list[bytes]:
+        """What was interjected and is not handed out yet."""
+        aside, self._aside = self._aside, []
+        return aside
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The chunks, each about CHUNK_BYTES at the most."""
+        while self.end is None:
+            chunk = await self.pull()
+            if chunk:
+                yield chunk
+            elif self.end is None:
+                await self._wait()
+
+    async def pull(self) -> bytes:
+        """What there is for the watcher now; nothing when it has it all, or at the end."""
+        while self.end is None:
+            if self._aside:
+                return b"".join(self.aside())
+            taken = self._channel.take(self.cursor, self.projection, self._types)
+            if taken is None:
+                chunk = await self._read()
+            else:
+                chunk, self.cursor = taken
+            if chunk:
+                return chunk
+            if self.cursor >= self._channel.head:
+                if self._channel.ended:
+                    self.end = End.FINISHED
+                break
+        return b""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more to have at once."""
+        return self.cursor < self._channel.head
+
+    async def _wait(self) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+    async def _read(self) -> bytes:
+        blocks = await self._log.read(self.run, self.cursor, CHUNK_BYTES)
+        parts: list[bytes] = []
+        for block in blocks:
+            if block.first > self.cursor + 1:
+                parts.append(self._lost(events.GAP, self.cursor + 1, block.first - 1))
+            parts.append(self.projection.tell(block, self._types))
+            self.cursor = block.last
+        if not blocks:
+            parts.append(self._lost(events.GAP, self.cursor + 1, self._channel.head))
+            self.cursor = self._channel.head
+        return b"".join(parts)
+
+    def _lost(self, type: str, first: int, last: int) -> bytes:
+        return self.projection.control(type, {"run": self.run, "from": first, "to": last})

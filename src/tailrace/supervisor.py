@@ -1,0 +1,254 @@
+"""Starts, times out, cancels and ends runs.
+
+The supervisor of a run only ever *offers* what happened; the log decides. A cancel reaches
+it the same way whether it came from this process or another: as an event in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from tailrace.errors import (
+    Conflict,
+    LogClosed,
+    OperationUnknown,
+    RunUnknown,
+    TailraceError,
+)
+from tailrace.eventlog.contract import Append, EventLog
+from tailrace.hub import Hub
+from tailrace.operations import Operation, Operations
+from tailrace.outbox import Outbox
+from tailrace.outcome import Outcome, failure, settle
+from tailrace.protocol import events
+from tailrace.protocol.blocks import Block
+from tailrace.protocol.events import draft, loads
+from tailrace.protocol.lifecycle import Signal, State
+from tailrace.protocol.runs import RunRecord
+from tailrace.run import RunContext
+from tailrace.runners import function
+
+GRACE_SECONDS: Final = 5.0
+"""How long work that is asked to stop may take before it is forced."""
+
+FORCED_SECONDS: Final = 0.8
+"""How long forced work may take before it is given up (P6: grace + 1 s)."""
+
+_WATCH_SECONDS: Final = 0.25
+_STATUS_MARK: Final = b"\nevent: status\n"
+
+logger = logging.getLogger("tailrace.supervisor")
+
+
+@dataclass(slots=True, eq=False)
+class _Going:
+    """One run that executes here. `stop` is set once, to the reason it must end early."""
+
+    record: RunRecord
+    stop: asyncio.Future[Outcome]
+    watched_at: float = field(default_factory=time.monotonic)
+
+    def ask(self, outcome: Outcome) -> None:
+        if not self.stop.done():
+            self.stop.set_result(outcome)
+
+
+class Supervisor:
+    """Executes runs of known operations against one log."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        hub: Hub,
+        operations: Operations,
+        *,
+        grace: float = GRACE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._log = log
+        self._hub = hub
+        self._operations = operations
+        self._grace = grace
+        self._clock = clock
+        self._going: dict[str, _Going] = {}
+
+    @property
+    def going(self) -> int:
+        """How many runs execute here."""
+        return len(self._going)
+
+    def notice(self, block: Block) -> None:
+        """Look at a committed block of a run that executes here: is it asked to stop?"""
+        going = self._going.get(block.run)
+        if going is None:
+            return
+        if block.ends:
+            going.ask(Outcome(Signal.LOSE))
+        elif _STATUS_MARK in block.wire:
+            for event in block.events:
+                if event.type == events.STATUS:
+                    told = event.payload
+                    if told.get("status") == State.CANCELLING:
+                        reason = str(told.get("reason", "requested"))
+                        going.ask(Outcome(Signal.STOPPED, reason=reason))
+
+    async def execute(self, run: str) -> None:
+        """Claim a queued run and see it to its end. Does nothing for a run that is taken."""
+        try:
+            record = await self._claim(run)
+            if record is None:
+                return
+            going = _Going(record, asyncio.get_running_loop().create_future())
+            self._going[run] = going
+            self._log.follow(run, record.last_seq)
+            try:
+                await self._supervise(going)
+            finally:
+                del self._going[run]
+                self._log.unfollow(run)
+        except (RunUnknown, LogClosed) as error:
+            logger.warning("%s was left as it is: %s", run, error)
+
+    def stop_all(self) -> None:
+        """Have every run here end as lost: the process goes away."""
+        error = {"error": "The server was stopped while the run was going on."}
+        for going in tuple(self._going.values()):
+            going.ask(Outcome(Signal.LOSE, error=error))
+
+    async def _claim(self, run: str) -> RunRecord | None:
+        record = await self._log.get(run)
+        if record is None or record.state is not State.QUEUED:
+            return None
+        now = self._clock()
+        attempt = record.attempt + 1
+        told = draft(
+            events.START,
+            {"run": run, "operation": record.operation, "input": loads(record.input),
+             "attempt": attempt},
+            now,
+        )  # fmt: skip
+        patch = {"started_at": now, "attempt": attempt, "worker": self._log.worker}
+        move = (State.QUEUED, State.RUNNING)
+        try:
+            commit = await self._log.append(
+                Append(run, (told,), move=move, patch=patch, fence=record.attempt)
+            )
+        except Conflict:
+            return None
+        return record.with_(**patch, state=State.RUNNING, last_seq=commit.last)
+
+    async def _supervise(self, going: _Going) -> None:
+        record = going.record
+        outbox = Outbox(
+            self._log, record.id, record.attempt, lambda error: going.ask(failure(error))
+        )
+        context = RunContext(record, outbox)
+        try:
+            operation = self._operations.get(record.operation)
+            outcome = await self._work(operation, going, context)
+            outbox.seal()
+            await outbox.drain()
+        except (OperationUnknown, TailraceError) as error:
+            outcome = failure(error)
+        finally:
+            context.request_stop()
+            outbox.close()
+        await settle(self._log, record, outcome, fence=record.attempt, clock=self._clock)
+
+    async def _work(
+        self, operation: Operation[..., object], going: _Going, context: RunContext
+    ) -> Outcome:
+        record = going.record
+        with context.entered():
+            work = asyncio.create_task(
+                function.run(
+                    operation.kind,
+                    operation.bind(record.input, context),
+                    context,
+                    f"tailrace-{record.operation}",
+                ),
+                name=f"tailrace-work-{record.id}",
+            )
+        stop = await self._until_stopped(work, going)
+        if stop is None:
+            return _verdict(work)
+        grace = self._grace if operation.grace is None else operation.grace
+        context.request_stop()
+        for seconds in (grace, FORCED_SECONDS):
+            work.cancel()
+            await asyncio.wait((work,), timeout=seconds)
+            if work.done():
+                _retrieve(work)
+                return stop
+            stop = replace(stop, forced=True)
+        logger.error(
+            "%s ignores that it should stop and was given up after %g s; its %s goes on",
+            record.id, grace + FORCED_SECONDS, operation.kind,
+        )  # fmt: skip
+        work.add_done_callback(_retrieve)
+        return stop
+
+    async def _until_stopped(self, work: asyncio.Task[object], going: _Going) -> Outcome | None:
+        """None when the work is done; otherwise why it must stop."""
+        record = going.record
+        loop = asyncio.get_running_loop()
+        ends_at = None if record.timeout is None else loop.time() + record.timeout
+        while True:
+            wait = None if ends_at is None else max(0.0, ends_at - loop.time())
+            if record.abandon_after is not None:
+                wait = _WATCH_SECONDS if wait is None else min(wait, _WATCH_SECONDS)
+            await asyncio.wait(
+                (work, going.stop), timeout=wait, return_when=asyncio.FIRST_COMPLETED
+            )
+            if work.done():
+                return None
+            if going.stop.done():
+                return going.stop.result()
+            if ends_at is not None and loop.time() >= ends_at:
+                said = f"The run took longer than its timeout of {record.timeout:g} s."
+                return Outcome(Signal.TIMEOUT, error={"error": said})
+            if await self._is_abandoned(going):
+                return await self._abandon(going)
+
+    async def _is_abandoned(self, going: _Going) -> bool:
+        limit = going.record.abandon_after
+        if limit is None:
+            return False
+        now = time.monotonic()
+        if self._hub.watchers(going.record.id):
+            going.watched_at = now
+        if now - going.watched_at <= limit:
+            return False
+        # Nobody here; but a watcher may be at another process that shares the log.
+        record = await self._log.get(going.record.id)
+        if record is not None and record.watched_at is not None:
+            age = self._clock() - record.watched_at
+            going.watched_at = max(going.watched_at, now - age)
+        return now - going.watched_at > limit
+
+    async def _abandon(self, going: _Going) -> Outcome:
+        wish = Outcome(Signal.CANCEL, reason="abandoned")
+        await settle(self._log, going.record, wish, fence=going.record.attempt, clock=self._clock)
+        return Outcome(Signal.STOPPED, reason="abandoned")
+
+
+def _verdict(work: asyncio.Task[object]) -> Outcome:
+    if work.cancelled():
+        return Outcome(Signal.STOPPED, reason="the work cancelled itself")
+    error = work.exception()
+    if error is None:
+        return Outcome(Signal.FINISH, result=work.result())
+    if not isinstance(error, TailraceError):
+        logger.error("%s failed", work.get_name(), exc_info=error)
+    return failure(error)
+
+
+def _retrieve(work: asyncio.Task[object]) -> None:
+    """Look at an ending nobody waits for any more, so that asyncio does not complain."""
+    if not work.cancelled():
+        work.exception()

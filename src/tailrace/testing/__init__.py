@@ -1,0 +1,1 @@
+"""What to test one's own code against Tailrace with."""

@@ -1,0 +1,14 @@
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("dev", deadline=None, max_examples=100, print_blob=True)
+settings.register_profile("ci", deadline=None, max_examples=300, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+# Session-wide, so that async fixtures of any scope may depend on it.
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
