@@ -1,1 +1,90 @@
-"""Tailrace: run anything long, watch it live, lose nothing."""
+"""Tailrace: run anything long, watch it live, lose nothing.
+
+    from tailrace import RunContext, Tailrace
+
+    runs = Tailrace()
+
+    @runs.operation
+    async def crunch(run: RunContext, rows: int = 100) -> dict:
+        async for row in run.track(range(rows), "Crunching"):
+            ...
+        return {"rows": rows}
+
+    app = FastAPI(lifespan=runs.lifespan)
+    app.mount("/tailrace", runs.asgi)
+
+Everything public is here and in `tailrace.errors`. Names are imported at their first use:
+a terminal command must not pay for the web framework, nor a client for the server.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tailrace.client import AsyncClient, Client
+    from tailrace.errors import RunCancelled, TailraceError
+    from tailrace.eventlog.contract import EventLog
+    from tailrace.eventlog.memory import MemoryLog
+    from tailrace.eventlog.retention import Retention
+    from tailrace.eventlog.sqlite import SqliteLog
+    from tailrace.facade import Tailrace
+    from tailrace.operations import Operation
+    from tailrace.protocol.events import Event
+    from tailrace.protocol.lifecycle import State
+    from tailrace.protocol.runs import RunRecord
+    from tailrace.run import Run, RunContext, current
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Event",
+    "EventLog",
+    "MemoryLog",
+    "Operation",
+    "Retention",
+    "Run",
+    "RunCancelled",
+    "RunContext",
+    "RunRecord",
+    "SqliteLog",
+    "State",
+    "Tailrace",
+    "TailraceError",
+    "current",
+]
+
+_HOMES: Final = {
+    "AsyncClient": "tailrace.client",
+    "Client": "tailrace.client",
+    "Event": "tailrace.protocol.events",
+    "EventLog": "tailrace.eventlog.contract",
+    "MemoryLog": "tailrace.eventlog.memory",
+    "Operation": "tailrace.operations",
+    "Retention": "tailrace.eventlog.retention",
+    "Run": "tailrace.run",
+    "RunCancelled": "tailrace.errors",
+    "RunContext": "tailrace.run",
+    "RunRecord": "tailrace.protocol.runs",
+    "SqliteLog": "tailrace.eventlog.sqlite",
+    "State": "tailrace.protocol.lifecycle",
+    "Tailrace": "tailrace.facade",
+    "TailraceError": "tailrace.errors",
+    "current": "tailrace.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tailrace' has no attribute {name!r}")
+    return globals().setdefault(name, getattr(importlib.import_module(home), name))
+
+
+def __dir__() -> list[str]:
+    """Also the names that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ it the same way whether it came from this process or another: as an event in the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Final
 from tailrace.errors import (
     Conflict,
     LogClosed,
+    LogError,
     OperationUnknown,
     RunUnknown,
     TailraceError,
@@ -40,6 +42,7 @@ FORCED_SECONDS: Final = 0.8
 """How long forced work may take before it is given up (P6: grace + 1 s)."""
 
 _WATCH_SECONDS: Final = 0.25
+_CANCELLING: Final = State.CANCELLING.value
 _STATUS_MARK: Final = b"\nevent: status\n"
 
 logger = logging.getLogger("tailrace.supervisor")
@@ -52,6 +55,7 @@ class _Going:
     record: RunRecord
     stop: asyncio.Future[Outcome]
     watched_at: float = field(default_factory=time.monotonic)
+    looking: asyncio.Task[None] | None = None
 
     def ask(self, outcome: Outcome) -> None:
         if not self.stop.done():
@@ -91,11 +95,16 @@ class Supervisor:
             going.ask(Outcome(Signal.LOSE))
         elif _STATUS_MARK in block.wire:
             for event in block.events:
-                if event.type == events.STATUS:
-                    told = event.payload
-                    if told.get("status") == State.CANCELLING:
-                        reason = str(told.get("reason", "requested"))
-                        going.ask(Outcome(Signal.STOPPED, reason=reason))
+                if event.type == events.STATUS and event.payload.get("status") == _CANCELLING:
+                    reason = str(event.payload.get("reason", "requested"))
+                    going.looking = asyncio.create_task(self._look(going, reason))
+
+    async def _look(self, going: _Going, reason: str) -> None:
+        """Believe the state, not the event: work may emit a `status` of any wording."""
+        with contextlib.suppress(LogError):
+            record = await self._log.get(going.record.id)
+            if record is not None and record.state is State.CANCELLING:
+                going.ask(Outcome(Signal.STOPPED, reason=reason))
 
     async def execute(self, run: str) -> None:
         """Claim a queued run and see it to its end. Does nothing for a run that is taken."""
