@@ -11,15 +11,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, overload
 
-import platformdirs
-
 from tailrace import builtin
 from tailrace.dispatch.contract import Dispatcher
 from tailrace.dispatch.local import LocalDispatcher
 from tailrace.errors import InputInvalid, KeyReused, LogError, RunUnknown, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
-from tailrace.eventlog.memory import MemoryLog
-from tailrace.eventlog.sqlite import SqliteLog
+from tailrace.eventlog.places import open_log
 from tailrace.farewell import UvicornSign, chained
 from tailrace.hub import Hub
 from tailrace.operations import Operation, Operations
@@ -41,32 +38,6 @@ _SWEEP_EVERY: Final = 60
 _MAX_SECONDS: Final = 366 * 86_400.0
 
 logger = logging.getLogger("tailrace.engine")
-
-
-def default_log() -> Path:
-    """Where runs are kept unless said otherwise: the platform's folder for state."""
-    return Path(platformdirs.user_state_path("tailrace", appauthor=False)) / "tailrace.db"
-
-
-def open_log(place: str | Path | EventLog | None, retention: Retention | None) -> EventLog:
-    """The log at `place`: None (the default file), a path, `sqlite:PATH`, or `memory:`.
-
-    Raises ValueError for a scheme that is not known.
-    """
-    if place is None:
-        return SqliteLog(default_log(), retention)
-    if isinstance(place, Path):
-        return SqliteLog(place, retention)
-    if not isinstance(place, str):
-        return place
-    scheme, colon, rest = place.partition(":")
-    if place == "memory:":
-        return MemoryLog(retention)
-    if scheme == "sqlite" and rest:
-        return SqliteLog(rest.removeprefix("//"), retention)
-    if colon and rest.startswith("//"):
-        raise ValueError(f"There is no event log for {scheme}://; use a path, or memory:")
-    return SqliteLog(place, retention)
 
 
 class Engine:
@@ -369,4 +340,4 @@ async def _ended(task: asyncio.Task[None]) -> None:
         await task
 
 
-__all__ = ["LOCAL", "Engine", "default_log", "open_log"]
+__all__ = ["LOCAL", "Engine"]

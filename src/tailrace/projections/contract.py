@@ -55,7 +55,7 @@ def chosen(block: Block, types: Types) -> Iterator[Event]:
 
 def cursor(block: Block, event: Event) -> str:
     """The id an event carries over the wire."""
-    return str(Cursor(block.epoch, event.seq))
+    return str(Cursor(block.epoch, event.seq)) if block.epoch else str(event.seq)
 
 
 class ServerSent:

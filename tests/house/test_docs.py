@@ -1,0 +1,67 @@
+"""The documentation says what is there, and its examples run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tailrace
+from tailrace.protocol import lifecycle
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_reference_lists_exactly_the_public_names() -> None:
+    table = REFERENCE.split("| name |")[1].split("##")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(tailrace.__all__)
+
+
+@pytest.mark.parametrize("name", tailrace.__all__)
+def test_public_names_can_be_had_and_are_documented(name: str) -> None:
+    assert getattr(tailrace, name).__doc__
+    assert name in dir(tailrace)
+
+
+def test_unknown_names_are_no_attributes() -> None:
+    with pytest.raises(AttributeError, match="Tailracer"):
+        tailrace.Tailracer  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, tailrace; print(*(m for m in ('fastapi', 'pydantic', 'httpx2', 'asyncio') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()
+
+
+def test_the_diagram_is_drawn_from_the_table() -> None:
+    assert lifecycle.diagram() in REFERENCE
+
+
+def test_readme_and_package_examples_compile() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        ast.parse(block)
+
+
+def test_readme_example_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    space: dict[str, object] = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec"), space)  # noqa: S102
+    names = [operation.name for operation in space["runs"].operations]  # type: ignore[attr-defined]
+    assert names == ["crunch"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
