@@ -30,6 +30,8 @@
     │   ├── StreamTooLarge     502   a peer sent an event beyond the bound
     │   └── StreamRefused      502   a server answered something that is not a stream
     ├── ServerUnreachable      502   no server answers where a client was told to look
+    ├── SettingsInvalid        500   a server was started with settings it cannot use
+    ├── AddressUnusable        500   a server may not, or cannot, listen where it was told to
     ├── ScriptFailed           500   a program exited with a code other than 0, or by a signal
     └── RunFailed              500   a run that was waited for did not complete
     RunCancelled                     raised inside the work that is asked to stop
@@ -283,6 +285,20 @@ class ServerUnreachable(TailraceError):
     status = 502
     code = "server-unreachable"
     title = "No server answers there"
+
+
+class SettingsInvalid(TailraceError):
+    """A setting that is unknown or has no sense; the message names it and its source."""
+
+    code = "settings-invalid"
+    title = "The settings cannot be used"
+
+
+class AddressUnusable(TailraceError):
+    """An address that is taken, not this machine's, or open to more than this machine."""
+
+    code = "address-unusable"
+    title = "The server cannot listen there"
 
 
 class ScriptFailed(TailraceError):
