@@ -21,8 +21,11 @@ TAIL_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 """About how much one send carries at the most, in bytes."""
 
-# Any filter a client can think of makes its own encoding; more than these are not shared.
+# Any filter a client can think of makes its own encoding. What goes beyond these bounds is
+# not shared: so many joined chunks, so many bytes of encoded blocks.
 _SHARED: Final = 64
+_SHARED_BYTES: Final = 8 * TAIL_BYTES
+_ENTRY_BYTES: Final = 100
 
 
 class Reader(Protocol):
@@ -57,15 +60,22 @@ class Channel:
         self.wants_watchers = False
         self._tail: deque[Block] = deque()
         self._size = 0
-        self._told: dict[tuple[str, Types, int], bytes] = {}
+        # By the first event of the block, so that they go with it.
+        self._told: dict[int, dict[tuple[str, Types], bytes]] = {}
+        self._told_size = 0
         self._taken: dict[tuple[str, Types, int], Taken] = {}
 
     def settle(self, head: int, *, ended: bool) -> None:
         """Learn what the log says. Never steps back: a block may have come in meanwhile."""
-        if head > self.head:
+        has_more = head > self.head
+        if has_more:
             self.head = head
             self._clear()
-        self.ended = self.ended or (ended and head >= self.head)
+        has_ended = ended and head >= self.head and not self.ended
+        self.ended = self.ended or has_ended
+        if has_more or has_ended:
+            # The block that says so is still on its way, and will be no news when it comes.
+            self._wake()
 
     def publish(self, block: Block) -> None:
         """Take in a newly committed block and wake the readers."""
@@ -74,16 +84,15 @@ class Channel:
         if block.first > self.head + 1:
             # A hole: what lies in it is read from the log by whoever needs it.
             self._clear()
-        self._tail.append(block.after(self.head))
+        block = block.after(self.head)
+        self._tail.append(block)
         self._size += len(block.wire)
         self.head = block.last
         self.ended = block.ends
         while self._size > TAIL_BYTES and len(self._tail) > 1:
-            self._size -= len(self._tail.popleft().wire)
-            self._told.clear()
+            self._drop_oldest()
         self._taken.clear()
-        for reader in tuple(self.readers):
-            reader.wake()
+        self._wake()
 
     def take(self, cursor: int, projection: Projection, types: Types) -> Taken | None:
         """Everything after `cursor`, up to about CHUNK_BYTES; None if the tail starts later."""
@@ -116,16 +125,27 @@ class Channel:
     def _tell(self, block: Block, cursor: int, projection: Projection, types: Types) -> bytes:
         if cursor >= block.first:
             return projection.tell(block.after(cursor), types)
-        place = (projection.name, types, block.first)
-        told = self._told.get(place)
+        kinds = self._told.setdefault(block.first, {})
+        told = kinds.get((projection.name, types))
         if told is None:
             told = projection.tell(block, types)
-            if len(self._told) < _SHARED * 16:
-                self._told[place] = told
+            if self._told_size < _SHARED_BYTES:
+                kinds[projection.name, types] = told
+                self._told_size += len(told) + _ENTRY_BYTES
         return told
+
+    def _drop_oldest(self) -> None:
+        block = self._tail.popleft()
+        self._size -= len(block.wire)
+        kinds = self._told.pop(block.first, {})
+        self._told_size -= sum(map(len, kinds.values())) + _ENTRY_BYTES * len(kinds)
+
+    def _wake(self) -> None:
+        for reader in tuple(self.readers):
+            reader.wake()
 
     def _clear(self) -> None:
         self._tail.clear()
         self._told.clear()
         self._taken.clear()
-        self._size = 0
+        self._size = self._told_size = 0

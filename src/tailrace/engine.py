@@ -17,7 +17,7 @@ from tailrace.dispatch.local import LocalDispatcher
 from tailrace.errors import InputInvalid, KeyReused, LogError, RunUnknown, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
 from tailrace.eventlog.places import open_log
-from tailrace.farewell import UvicornSign, chained
+from tailrace.farewell import chained, signs
 from tailrace.hub import Hub
 from tailrace.operations import Operation, Operations
 from tailrace.outcome import Outcome, settle
@@ -63,6 +63,7 @@ class Engine:
         self._dispatcher = dispatcher or LocalDispatcher()
         self._starting: asyncio.Lock | None = None
         self._lifetime: contextlib.AsyncExitStack | None = None
+        self._is_owned = False
 
     @property
     def hub(self) -> Hub:
@@ -106,18 +107,20 @@ class Engine:
         stack.push_async_callback(self._dispatcher.close)
         stack.callback(self._supervisor.stop_all)
         stack.push_async_callback(self._farewell)
-        self._hub.look_for(UvicornSign())
-        stack.enter_context(chained(self._hub.drain))
+        self._hub.begin(signs())
+        stack.enter_context(chained(self._leave))
 
     async def close(self) -> None:
         """End the streams, then the runs, then the log. Idempotent."""
         lifetime, self._lifetime = self._lifetime, None
+        self._is_owned = False
         if lifetime is not None:
             await lifetime.aclose()
 
     async def __aenter__(self) -> Self:
         """Start."""
         await self.start()
+        self._is_owned = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -130,6 +133,13 @@ class Engine:
         del app
         async with self:
             yield
+
+    def _leave(self) -> None:
+        """The server was asked to stop, and still answers."""
+        self._hub.drain()
+        if not self._is_owned:
+            # Mounted, and the host has not wired the lifespan: nobody will close this engine.
+            self._supervisor.stop_all()
 
     async def _farewell(self) -> None:
         """Give the open streams a moment to say goodbye."""

@@ -1,10 +1,10 @@
 """Learning that the server is about to go, in time to end streams properly.
 
 ASGI tells it too late: `lifespan.shutdown` comes after the open requests are over, and an
-open stream is a request that is not over. So there are two signs. The signal that stops a
-server is chained: we hear it, then the server does. And a uvicorn that runs in this loop
-shows its own `should_exit`, which is also set where no signal comes (a server in a thread).
-Nothing of the server is replaced or patched.
+open stream is a request that is not over. So there are two ways to learn it. The signal that
+stops a server is chained: we hear it, then the server does. And where no signal comes (uvicorn
+in a thread, the workers of hypercorn) the server's own object shows it; it is looked for among
+what this loop's tasks are doing. Nothing of the server is replaced or patched.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -59,39 +59,71 @@ def chained(hear: Callable[[], None]) -> Iterator[None]:
                 signal.signal(number, previous)
 
 
-class UvicornSign:
-    """Looks at the uvicorn `Server` of this loop, where there is one."""
+class _Known(NamedTuple):
+    """A server's object: its class, and the coroutine and variable that it is found in."""
 
-    def __init__(self) -> None:
+    module: str
+    name: str
+    coroutine: str
+    variable: str
+    ends: Callable[[Any], bool]
+
+
+def _uvicorn_ends(server: Any) -> bool:
+    # After its maximum of requests uvicorn ends without should_exit; what it does first is
+    # to stop listening.
+    listeners = getattr(server, "servers", ())
+    return bool(server.should_exit) or not all(one.is_serving() for one in listeners)
+
+
+_KNOWN: Final = (
+    _Known("uvicorn", "Server", "serve", "self", _uvicorn_ends),
+    _Known(
+        "hypercorn.asyncio.worker_context", "WorkerContext", "worker_serve", "context",
+        lambda context: bool(context.terminated.is_set()),
+    ),
+)  # fmt: skip
+
+# A few, because the first look may come while the server starts.
+_SEARCHES: Final = 8
+
+
+class Sign:
+    """Looks at one kind of server, where this loop is in one."""
+
+    def __init__(self, known: _Known) -> None:
+        self._known = known
         self._server: weakref.ref[Any] | None = None
         self._searched = 0
 
     def __call__(self) -> bool:
         """Whether the server was told to exit."""
         if self._server is None:
-            # A few times, because the first look may come while the server starts.
-            if self._searched >= _SEARCHES or "uvicorn" not in sys.modules:
+            module = sys.modules.get(self._known.module)
+            if module is None or self._searched >= _SEARCHES:
                 return False
             self._searched += 1
-            server = _find(sys.modules["uvicorn"].Server)
+            server = _find(self._known, getattr(module, self._known.name))
             if server is None:
                 return False
             self._server = weakref.ref(server)
         server = self._server()
-        return server is not None and bool(server.should_exit)
+        return server is not None and self._known.ends(server)
 
 
-_SEARCHES: Final = 8
+def signs() -> Sequence[Callable[[], bool]]:
+    """What to look at now and then: whether the server of this loop is about to go."""
+    return [Sign(known) for known in _KNOWN]
 
 
-def _find(kind: type) -> Any:
-    """The object of `kind` whose method one of the loop's tasks is waiting in."""
+def _find(known: _Known, kind: type) -> Any:
     for task in asyncio.all_tasks():
         coroutine: Any = task.get_coro()
         while coroutine is not None:
             frame = getattr(coroutine, "cr_frame", None)
-            owner = None if frame is None else frame.f_locals.get("self")
-            if isinstance(owner, kind):
-                return owner
+            if frame is not None and frame.f_code.co_name == known.coroutine:
+                found = frame.f_locals.get(known.variable)
+                if isinstance(found, kind):
+                    return found
             coroutine = getattr(coroutine, "cr_await", None)
     return None

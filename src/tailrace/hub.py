@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
 from tailrace.channel import Channel
-from tailrace.errors import RunUnknown
+from tailrace.errors import LogError, RunUnknown
 from tailrace.eventlog.contract import EventLog
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol.blocks import Block
@@ -42,9 +42,10 @@ class Hub:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._channels: dict[str, Channel] = {}
+        self._subscriptions: set[Subscription] = set()
         self._connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._signs: list[Callable[[], bool]] = []
+        self._signs: Sequence[Callable[[], bool]] = ()
         self.is_draining = False
 
     def publish(self, block: Block) -> None:
@@ -77,13 +78,17 @@ class Hub:
                 raise RunUnknown(f"There is no run {run}.", fix="It may have been forgotten.")
             channel.settle(record.last_seq, ended=record.ended)
             channel.wants_watchers = record.abandon_after is not None and not record.ended
+            if channel.wants_watchers:
+                # At once: the next look of the house may come too late for the run.
+                with contextlib.suppress(LogError):
+                    await self._log.touch([run], time.time())
             if not channel.is_followed and not channel.ended:
                 channel.is_followed = True
                 self._log.follow(run, channel.head)
             yield channel, record
         finally:
             channel.users -= 1
-            if not channel.users:
+            if not channel.users and self._channels.get(run) is channel:
                 del self._channels[run]
                 if channel.is_followed:
                     self._log.unfollow(run)
@@ -106,20 +111,33 @@ class Hub:
                 cursor = Cursor(record.epoch, record.last_seq)
             start = resume(cursor, record.extent)
             subscription = Subscription(self._log, channel, start, projection, types, woken)
-            if self.is_draining:
-                subscription.close(End.SHUTDOWN)
+            subscription.epoch = record.epoch
             channel.readers.add(subscription)
+            self._subscriptions.add(subscription)
             try:
                 yield subscription, start
             finally:
                 subscription.close(End.LEFT)
                 channel.readers.discard(subscription)
+                self._subscriptions.discard(subscription)
 
     # --- the one timer ---------------------------------------------------------------
 
-    def look_for(self, sign: Callable[[], bool]) -> None:
-        """Have the timer look at a sign that the server is about to go."""
-        self._signs.append(sign)
+    def begin(self, signs: Sequence[Callable[[], bool]] = ()) -> None:
+        """Be open, again if need be. The timer looks at the signs that the server is about
+        to go.
+        """
+        self.is_draining = False
+        self._signs = signs
+        self._stop_timer()
+
+    def end(self) -> None:
+        """Let go of every reader that is left: the log has nothing more to tell here."""
+        self._stop_timer()
+        for subscription in tuple(self._subscriptions):
+            subscription.close(End.SHUTDOWN)
+        # Whoever still holds one of them must not keep it for readers to come.
+        self._channels.clear()
 
     def connect(self, connection: Connection) -> None:
         """Have the timer care for a connection."""
@@ -157,13 +175,19 @@ class Hub:
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _beat(self) -> None:
         self._timer = None
         if not self._connections:
             return
+        # First, so that no connection's fault ends the care for all others.
+        self._schedule()
         if not self.is_draining and any(sign() for sign in self._signs):
             self.drain()
         now = time.monotonic()
         for connection in tuple(self._connections):
             connection.beat(now)
-        self._schedule()

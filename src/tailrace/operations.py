@@ -5,17 +5,22 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
-from tailrace.errors import InputInvalid, OperationUnknown
+from tailrace.errors import BodyTooLarge, InputInvalid, OperationUnknown
+from tailrace.protocol.events import MAX_EVENT_BYTES
 from tailrace.runners.contract import Sink
 from tailrace.runners.function import Kind, kind
 
 Params = ParamSpec("Params")
 Handle = TypeVar("Handle")
+
+MAX_INPUT_BYTES: Final = MAX_EVENT_BYTES - 16 * 1024
+"""Bound of an input's JSON: the `start` event repeats it, with some more."""
 
 Starter = Callable[["Operation[Any, Any]", Mapping[str, Any]], Awaitable[Handle]]
 
@@ -63,8 +68,21 @@ class Operation(Generic[Params, Handle]):
         return await self._starter(self, bound.arguments)
 
     def check(self, given: Mapping[str, Any]) -> bytes:
-        """The input as JSON, with defaults filled in. Raises InputInvalid."""
-        return self._validated(given).model_dump_json(by_alias=True).encode()
+        """The input as JSON, with defaults filled in. Raises InputInvalid, BodyTooLarge."""
+        try:
+            stored = self._validated(given).model_dump_json(by_alias=True).encode()
+        except PydanticSerializationError as error:
+            raise InputInvalid(
+                f"The input of {self.name} cannot be written as JSON: {str(error)[:200]}.",
+                fix="Give plain values: numbers, text without lone surrogates, lists, objects.",
+            ) from None
+        if len(stored) > MAX_INPUT_BYTES:
+            raise BodyTooLarge(
+                f"The input of {self.name} has {len(stored):,} bytes of JSON; "
+                f"at most {MAX_INPUT_BYTES:,} can be kept.",
+                fix="Give the name of a file, or a link, instead of the content.",
+            )
+        return stored
 
     def bind(self, stored: bytes, context: Sink) -> Callable[[], Any]:
         """The function with its checked input, ready to be called. Raises InputInvalid."""
@@ -98,9 +116,10 @@ class Operation(Generic[Params, Handle]):
 
     def _invalid(self, error: ValidationError) -> InputInvalid:
         found = [
-            {"where": ".".join(map(str, e["loc"])) or "input", "what": e["msg"]}
+            # The keys are the caller's: what is refused must not come back in full.
+            {"where": ".".join(map(str, e["loc"]))[:40] or "input", "what": e["msg"][:200]}
             for e in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
+        ][:20]
         said = "; ".join(f"{e['where']}: {e['what']}" for e in found[:5])
         return InputInvalid(
             f"{self.name} does not take this input: {said}.",

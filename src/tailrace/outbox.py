@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from tailrace.errors import BufferFull, LogError, RunEnded, TailraceError
+from tailrace.errors import BufferFull, LogClosed, LogError, RunEnded, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog
 from tailrace.protocol.events import PROGRESS, Draft
 
@@ -33,7 +33,7 @@ logger = logging.getLogger("tailrace.outbox")
 class Outbox:
     """The buffer of one attempt at one run, made on the event loop.
 
-    When the log refuses the attempt for good (fenced, ended, forgotten), `refused` is
+    When the log refuses the attempt for good (fenced, ended, forgotten, closed), `refused` is
     called once and every later `put` raises that error. When the log cannot write for now
     (disk full), the events are kept here and offered again.
     """
@@ -54,7 +54,9 @@ class Outbox:
         self._is_writing = False
         self._error: TailraceError | None = None
         self._is_sealed = False
-        self._drains: list[asyncio.Future[None]] = []
+        # Of all that was ever put, how much is put and how much is committed.
+        self._put = self._kept = 0
+        self._waiting: list[asyncio.Future[None]] = []
         self._failures = 0
 
     @property
@@ -84,6 +86,7 @@ class Outbox:
             if self._error is not None or self._is_sealed:
                 raise self._error or self._over()
             self._pending.append(draft)
+            self._put += 1
             self._size += len(draft.data)
             if self._is_scheduled or self._is_writing:
                 return
@@ -95,17 +98,26 @@ class Outbox:
 
     async def drain(self) -> None:
         """Wait until everything put so far is committed. Raises what `put` would raise."""
-        while (self._pending or self._is_writing) and self._error is None:
-            drained = self._loop.create_future()
-            self._drains.append(drained)
-            await drained
-        if self._error is not None:
-            raise self._error
+        mark = self._put
+        await self._until(lambda: self._kept >= mark)
 
     async def ebb(self) -> None:
         """Wait only while the buffer is high."""
         if self.is_high:
-            await self.drain()
+            await self._until(lambda: not self.is_high)
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        if self.is_foreign_thread:
+            # A loop of the work's own, in its own thread: `asyncio.run` in a plain function.
+            there = asyncio.run_coroutine_threadsafe(self._until(reached), self._loop)
+            await asyncio.wrap_future(there)
+            return
+        while self._error is None and not reached():
+            change = self._loop.create_future()
+            self._waiting.append(change)
+            await change
+        if self._error is not None:
+            raise self._error
 
     def seal(self) -> None:
         """Take nothing more; what is pending is still committed. Work that was given up
@@ -149,12 +161,14 @@ class Outbox:
 
     def _written(self, done: asyncio.Future[Commit], batch: list[Draft], size: int) -> None:
         error = None if done.cancelled() else done.exception()
-        if isinstance(error, LogError) and self._error is None:
+        is_for_good = isinstance(error, LogClosed) or self._error is not None
+        if isinstance(error, LogError) and not is_for_good:
             self._hold(error, batch)
             return
         self._failures = 0
         with self._changed:
             self._is_writing = False
+            self._kept += len(batch)
             self._size = max(0, self._size - size)
             self._changed.notify_all()
         if error is not None and self._error is None:
@@ -162,8 +176,7 @@ class Outbox:
             self.close(refusal)
             self._refused(refusal)
         self._flush()
-        if not self._is_writing:
-            self._let_go()
+        self._let_go()
 
     def _hold(self, error: LogError, batch: list[Draft]) -> None:
         """Keep a batch the log could not write, and offer it again: better a run that
@@ -179,7 +192,7 @@ class Outbox:
         self._loop.call_later(_RETRY_SECONDS, self._flush)
 
     def _let_go(self) -> None:
-        drains, self._drains = self._drains, []
-        for drained in drains:
-            if not drained.done():
-                drained.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            if not change.done():
+                change.set_result(None)

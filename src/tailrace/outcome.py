@@ -33,6 +33,7 @@ from tailrace.protocol.lifecycle import TERMINAL, TERMINAL_EVENTS, Signal, State
 from tailrace.protocol.runs import RunRecord
 
 _RETRY_SECONDS: Final = 0.5
+_MESSAGE_CHARACTERS: Final = 10_000
 
 logger = logging.getLogger("tailrace.outcome")
 
@@ -91,8 +92,17 @@ def failure(error: BaseException) -> Outcome:
     show paths and values of the server to every watcher.
     """
     details = dict(error.details) if isinstance(error, TailraceError) else {}
-    said = str(error) or type(error).__name__
-    return Outcome(Signal.FAIL, error={"error": said, "type": type(error).__name__, **details})
+    kind = type(error).__name__
+    return Outcome(Signal.FAIL, error={"error": _said(error) or kind, "type": kind, **details})
+
+
+def _said(error: BaseException) -> str:
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - somebody else's __str__
+        return ""
+    # Names of files may hold bytes that are no UTF-8; as lone surrogates they are no JSON.
+    return said[:_MESSAGE_CHARACTERS].encode(errors="replace").decode()
 
 
 async def settle(
@@ -102,10 +112,13 @@ async def settle(
     *,
     fence: int | None = None,
     clock: Callable[[], float] = time.time,
+    patient: bool = True,
 ) -> Commit | None:
     """Move `run` as `outcome` says; None if that means nothing in the state it is in.
 
-    Waits while the log cannot write (disk full). Raises RunUnknown, LogClosed.
+    Waits while the log cannot write (disk full), if it is `patient`; otherwise it raises
+    that LogError. Raises RunUnknown, LogClosed; EventInvalid, EventTooLarge for the reason
+    of a cancel.
     """
     state = run.state
     while True:
@@ -115,6 +128,9 @@ async def settle(
         try:
             told, patch = outcome.tell(target, run, clock())
         except (EventInvalid, EventTooLarge) as error:
+            if outcome.signal is Signal.CANCEL:
+                # The reason is at fault, not the run.
+                raise
             outcome = failure(error)
             continue
         try:
@@ -128,5 +144,7 @@ async def settle(
         except (RunUnknown, LogClosed):
             raise
         except LogError as error:
+            if not patient:
+                raise
             logger.error("%s cannot be ended yet: %s %s", run.id, error, error.fix)  # noqa: TRY400
             await asyncio.sleep(_RETRY_SECONDS)

@@ -45,6 +45,7 @@ class Subscription:
         self.run = channel.run
         self.projection = projection
         self.cursor = start.after
+        self.epoch = 0
         self.end: End | None = None
         self._log = log
         self._channel = channel
@@ -94,13 +95,17 @@ class Subscription:
             if self._aside:
                 return b"".join(self.aside())
             taken = self._channel.take(self.cursor, self.projection, self._types)
-            if taken is None:
-                chunk = await self._read()
-            else:
+            if taken is not None:
                 chunk, self.cursor = taken
+            else:
+                chunk = await self._read()
             if chunk:
                 return chunk
-            if self.cursor >= self._channel.head:
+            if taken is None:
+                # Much may have happened meanwhile: look again. A log in memory does not
+                # suspend, and a filter may pass nothing of a long history.
+                await asyncio.sleep(0)
+            elif self.cursor >= self._channel.head:
                 if self._channel.ended:
                     self.end = End.FINISHED
                 break

@@ -45,6 +45,10 @@ _WATCH_SECONDS: Final = 0.25
 _CANCELLING: Final = State.CANCELLING.value
 _STATUS_MARK: Final = b"\nevent: status\n"
 
+_STOPPED: Final = Outcome(
+    Signal.LOSE, error={"error": "The server was stopped while the run was going on."}
+)
+
 logger = logging.getLogger("tailrace.supervisor")
 
 
@@ -125,9 +129,8 @@ class Supervisor:
 
     def stop_all(self) -> None:
         """Have every run here end as lost: the process goes away."""
-        error = {"error": "The server was stopped while the run was going on."}
         for going in tuple(self._going.values()):
-            going.ask(Outcome(Signal.LOSE, error=error))
+            going.ask(_STOPPED)
 
     async def _claim(self, run: str) -> RunRecord | None:
         record = await self._log.get(run)
@@ -211,9 +214,14 @@ class Supervisor:
             wait = None if ends_at is None else max(0.0, ends_at - loop.time())
             if record.abandon_after is not None:
                 wait = _WATCH_SECONDS if wait is None else min(wait, _WATCH_SECONDS)
-            await asyncio.wait(
-                (work, going.stop), timeout=wait, return_when=asyncio.FIRST_COMPLETED
-            )
+            try:
+                await asyncio.wait(
+                    (work, going.stop), timeout=wait, return_when=asyncio.FIRST_COMPLETED
+                )
+            except asyncio.CancelledError:
+                # The event loop ends under an engine that nobody closed (asyncio.run cancels
+                # all tasks, and waits). Work that goes on regardless would keep it for ever.
+                return _STOPPED
             if work.done():
                 return None
             if going.stop.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from tailrace.engine import Engine
 from tailrace.errors import LogError
-from tailrace.http import problems, runs
+from tailrace.http import problems, reference, runs
 from tailrace.protocol.runs import RunQuery
 
 _DESCRIPTION = "Run anything long, watch it live, lose nothing."
@@ -33,16 +34,31 @@ def build(engine: Engine) -> FastAPI:
     it starts with the first request, because a host does not run its guests' lifespans.
     """
     app = FastAPI(
-        title="Tailrace", description=_DESCRIPTION, lifespan=engine.lifespan, redoc_url=None
+        title="Tailrace",
+        description=_DESCRIPTION,
+        lifespan=engine.lifespan,
+        # FastAPI's own pages load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
     )
     app.include_router(runs.router(engine))
     app.add_exception_handler(HTTPException, _refused)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return reference.response(app.openapi(), request)
 
     @app.get("/healthz", tags=["server"], summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["server"], summary="Whether runs can be started and watched")
+    @app.get(
+        "/readyz",
+        tags=["server"],
+        summary="Whether runs can be started and watched",
+        response_class=PlainTextResponse,
+        responses={503: {"description": "Not now"}},
+    )
     async def readyz() -> Response:
         try:
             await engine.find(RunQuery(limit=1))
@@ -54,7 +70,12 @@ def build(engine: Engine) -> FastAPI:
             return PlainTextResponse("The server is going away.\n", 503)
         return PlainTextResponse("ready\n")
 
-    @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
+    @app.get(
+        "/metrics",
+        tags=["server"],
+        summary="Prometheus metrics",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(
             _METRICS.format(
@@ -69,5 +90,16 @@ def build(engine: Engine) -> FastAPI:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    del request
-    return problems.from_starlette(cast("HTTPException", error))
+    refusal = cast("HTTPException", error)
+    allowed = _allowed(request) if refusal.status_code == 405 else {}
+    return problems.from_starlette(refusal, request, allowed)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """All methods of the path: routing knows only those of the first route that matches."""
+    root = request.scope.get("root_path", "")
+    path = request.url.path.removeprefix(root)
+    for template, item in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[a-z_]+\}", "[^/]+", template), path):
+            return {"allow": ", ".join(sorted(method.upper() for method in item))}
+    return {}

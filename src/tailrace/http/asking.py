@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from starlette.datastructures import Headers
 
 from tailrace.errors import FormatUnknown, InputInvalid
 from tailrace.projections import STREAMS, Projection, stream
@@ -13,10 +15,22 @@ from tailrace.projections.contract import Types
 from tailrace.protocol.cursor import LATEST, Cursor, parse
 from tailrace.protocol.wire import EVENT_STREAM, JSON, LAST_EVENT_ID, NDJSON
 
-_MEDIA: Final = {EVENT_STREAM: "events", NDJSON: "ndjson", JSON: "json"}
-_TYPES: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]{0,63}(,[A-Za-z][A-Za-z0-9_.:/-]{0,63}){0,31}")
+# In our own order of preference, which decides where a client has none.
+_MEDIA: Final = {"events": EVENT_STREAM, "json": JSON, "ndjson": NDJSON}
 
+TYPES: Final = r"[A-Za-z][A-Za-z0-9_.:/-]{0,63}(,[A-Za-z][A-Za-z0-9_.:/-]{0,63}){0,31}"
+FORMATS: Final = (*STREAMS, "json")
+SPEEDS: Final = (0.01, 1000)
+TICKS: Final = (0.25, 3600)
 MAX_PAGE: Final = 10_000
+DEFAULT_PAGE: Final = 1000
+
+_TYPES: Final = re.compile(TYPES, re.ASCII)
+# float() and int() would also take ١٢, 1_000, " 7 " and nan.
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
+_WHOLE: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+# RFC 9110 §12.4.2.
+_WEIGHT: Final = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +45,29 @@ class Asked:
     limit: int
 
 
-def asked(headers: Mapping[str, str], query: Mapping[str, str]) -> Asked:
-    """Read the request. Raises CursorMalformed, FormatUnknown, InputInvalid."""
+def asked(headers: Headers, query: Mapping[str, str], *, default: str = "events") -> Asked:
+    """Read the request; `default` is the format for whoever has no preference.
+
+    Raises CursorMalformed, FormatUnknown, InputInvalid.
+    """
+    named = query.get("format")
     return Asked(
-        cursor=_cursor(headers, query),
-        projection=_projection(query.get("format") or _preferred(headers.get("accept", ""))),
+        cursor=cursor(query, headers.get(LAST_EVENT_ID)),
+        projection=_projection(_preferred(headers, default) if named is None else named),
         types=_types(query.get("types")),
-        speed=_number(query, "speed", 0.01, 1000),
-        tick=_number(query, "tick", 0.25, 3600),
-        limit=int(_number(query, "limit", 1, MAX_PAGE) or 1000),
+        speed=_number(query, "speed", *SPEEDS),
+        tick=_number(query, "tick", *TICKS),
+        limit=int(_number(query, "limit", 1, MAX_PAGE, _WHOLE) or DEFAULT_PAGE),
     )
 
 
-def _cursor(headers: Mapping[str, str], query: Mapping[str, str]) -> Cursor | str:
-    # The header wins: a browser that reconnects sends both, and `after` is the older one.
-    text = headers.get(LAST_EVENT_ID) or query.get("after") or "0"
+def cursor(query: Mapping[str, str], last: str | None = None) -> Cursor | str:
+    """Where to go on. Raises CursorMalformed.
+
+    `last` is the header, which wins: a browser that reconnects sends both, and `after` is
+    the older one. Empty is what a client sends that has nothing yet.
+    """
+    text = last or query.get("after") or "0"
     return LATEST if text == LATEST else parse(text)
 
 
@@ -60,29 +82,46 @@ def _projection(name: str) -> Projection | None:
     return stream(name)
 
 
-def _preferred(accept: str) -> str:
-    """The format an Accept header prefers (RFC 9110 §12.5.1): by q, then as listed."""
-    ranked: list[tuple[float, str]] = []
+def _preferred(headers: Headers, default: str) -> str:
+    """The format an Accept header prefers (RFC 9110 §12.5.1): by weight, then as listed."""
+    accept = ",".join(headers.getlist("accept"))
+    ranges = _ranges(accept)
+    if not ranges:
+        return default
+    best: tuple[float, int] | None = None
+    chosen = default
+    for name in sorted(_MEDIA, key=lambda name: name != default):
+        weight, place = _weighed(_MEDIA[name], ranges)
+        if weight > 0 and (best is None or (-weight, place) < best):
+            best, chosen = (-weight, place), name
+    if best is None:
+        raise FormatUnknown(
+            f"Nothing offered is acceptable to {accept[:120]!r}.",
+            fix=f"Accept one of {', '.join(_MEDIA.values())}, or use ?format={'|'.join(FORMATS)}.",
+        )
+    return chosen
+
+
+def _ranges(accept: str) -> list[tuple[str, float]]:
+    """Media ranges and their weights. A weight outside the grammar accepts nothing."""
+    found: list[tuple[str, float]] = []
     for part in accept.split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        try:
-            weight = float(quality)
-        except ValueError:
-            weight = 0.0
-        if weight > 0:
-            ranked.append((-weight, media))
-    for _, media in sorted(ranked, key=lambda rank: rank[0]):
-        if media in ("", "*/*", "text/*"):
-            return "events"
-        if media == "application/*":
-            return "json"
-        if media in _MEDIA:
-            return _MEDIA[media]
-    raise FormatUnknown(
-        f"Nothing offered is acceptable to {accept[:120]!r}.",
-        fix=f"Accept one of {', '.join(_MEDIA)}, or use ?format={'|'.join(STREAMS)}|json.",
-    )
+        if media:
+            weight = next((p for p in parameters if p.startswith("q=")), "q=1")
+            match = _WEIGHT.fullmatch(weight)
+            found.append((media, float(match[1]) if match else 0.0))
+    return found
+
+
+def _weighed(media: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
+    """The weight of a media type and where it is listed: its most specific range decides."""
+    listed = [name for name, _ in ranges]
+    for name in (media, f"{media.partition('/')[0]}/*", "*/*"):
+        if name in listed:
+            place = listed.index(name)
+            return ranges[place][1], place
+    return 0.0, 0
 
 
 def _types(text: str | None) -> Types:
@@ -96,17 +135,20 @@ def _types(text: str | None) -> Types:
     return frozenset(text.split(","))
 
 
-def _number(query: Mapping[str, str], name: str, low: float, high: float) -> float | None:
+def _number(
+    query: Mapping[str, str],
+    name: str,
+    low: float,
+    high: float,
+    grammar: re.Pattern[str] = _DECIMAL,
+) -> float | None:
     text = query.get(name)
     if text is None:
         return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    if not low <= number <= high:
+    if grammar.fullmatch(text) is None or not low <= float(text) <= high:
+        kind = "a whole number" if grammar is _WHOLE else "a number"
         raise InputInvalid(
-            f"{name}={text[:40]!r} is not a number from {low:g} to {high:g}.",
+            f"{name}={text[:40]!r} is not {kind} from {low:g} to {high:g}.",
             fix=f"Leave {name} out, or give such a number.",
         )
-    return number
+    return float(text)

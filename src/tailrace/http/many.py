@@ -212,7 +212,7 @@ class ManyStream(Streaming):
         if self._feed.is_finished:
             await Response(status_code=204)(scope, receive, send)
         else:
-            await self.stream(self._feed, receive, send)
+            await self.stream(self._feed, scope, receive, send)
 
 
 __all__ = ["MAX_RUNS", "Many", "ManyStream", "chosen_runs", "positions"]

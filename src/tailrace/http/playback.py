@@ -10,7 +10,8 @@ from tailrace.http.stream import Connection, Feed, RunStream, Telling
 from tailrace.hub import Hub
 from tailrace.projections.contract import chosen
 from tailrace.protocol.blocks import Block, pack
-from tailrace.protocol.events import GAP, Draft, seconds
+from tailrace.protocol.events import GAP, Draft, Event, seconds
+from tailrace.protocol.runs import RunRecord
 from tailrace.subscription import End, Subscription
 
 _SLICE_SECONDS: Final = 0.25
@@ -19,41 +20,63 @@ _SLICE_SECONDS: Final = 0.25
 class Playback(RunStream):
     """Waits between two events as long as their timestamps say, divided by `speed`."""
 
-    def __init__(self, hub: Hub, log: EventLog, run: str, telling: Telling, speed: float) -> None:
-        super().__init__(hub, run, telling)
+    def __init__(
+        self, hub: Hub, log: EventLog, record: RunRecord, telling: Telling, speed: float
+    ) -> None:
+        super().__init__(hub, record.id, telling)
         self._log = log
+        self._record = record
         self._speed = speed
+        self._clock: float | None = None
 
     async def tell(self, feed: Feed, connection: Connection) -> None:
         """Send the events one by one."""
         subscription = cast("Subscription", feed)
         projection, types = subscription.projection, self._telling.types
-        previous: float | None = None
+        # What was missing from the start on comes before the first event.
+        await self._pause(0.0, subscription, connection)
         while subscription.end is None:
             blocks = await self._log.read(self._run, subscription.cursor)
-            if not blocks:
-                subscription.end = End.FINISHED
             for block in blocks:
-                if block.first > subscription.cursor + 1:
-                    lost = {"from": subscription.cursor + 1, "to": block.first - 1}
-                    await connection.body(projection.control(GAP, lost))
+                await self._miss(block.first - 1, subscription, connection)
                 for event in chosen(block, types):
-                    at = seconds(str(event.payload.get("timestamp")))
-                    if at is not None:
-                        pause = 0.0 if previous is None else (at - previous) / self._speed
-                        await self._pause(pause, subscription, connection)
-                        previous = at
-                    if subscription.end is not None:
+                    if not await self._pause(self._due(event), subscription, connection):
                         return
                     wire = pack(event.seq, (Draft(event.type, event.data),), block.epoch)
                     alone = Block(self._run, event.seq, event.seq, wire, block.epoch)
                     await connection.body(projection.tell(alone, types))
                 subscription.cursor = block.last
+            if not blocks:
+                # Forgotten meanwhile, if that was not the last of it.
+                await self._miss(self._record.last_seq, subscription, connection)
+                subscription.close(End.FINISHED)
 
-    async def _pause(self, left: float, subscription: Subscription, to: Connection) -> None:
-        """Wait in slices: a watcher may leave, and a long silence needs its heartbeats."""
-        while left > 0 and subscription.end is None:
-            await asyncio.sleep(min(left, _SLICE_SECONDS))
-            left -= _SLICE_SECONDS
+    async def _miss(self, last: int, subscription: Subscription, to: Connection) -> None:
+        """Say so when events up to `last` are no longer kept."""
+        if last > subscription.cursor:
+            lost = {"run": self._run, "from": subscription.cursor + 1, "to": last}
+            await to.body(subscription.projection.control(GAP, lost))
+            subscription.cursor = last
+
+    def _due(self, event: Event) -> float:
+        """Seconds to wait before `event`."""
+        at = seconds(str(event.payload.get("timestamp")))
+        ended = self._record.ended_at
+        if at is None or ended is None:
+            return 0.0
+        # A producer may stamp its events itself, and with any time at all.
+        at = min(max(at, self._record.created_at), ended)
+        before, self._clock = self._clock, max(at, self._clock or at)
+        return 0.0 if before is None else max(0.0, at - before) / self._speed
+
+    async def _pause(self, left: float, subscription: Subscription, to: Connection) -> bool:
+        """Wait, and say whether to go on. In slices: a watcher may leave, and a long silence
+        needs its heartbeats.
+        """
+        while True:
             for frame in subscription.aside():
                 await to.body(frame)
+            if left <= 0 or subscription.end is not None:
+                return subscription.end is None
+            await asyncio.sleep(min(left, _SLICE_SECONDS))
+            left -= _SLICE_SECONDS

@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from tailrace.errors import BodyNotJson, BodyTooLarge, InputInvalid, TailraceError
+from tailrace.errors import InputInvalid, TailraceError
+from tailrace.http import body
 from tailrace.protocol.events import to_json
-from tailrace.protocol.wire import JSON, MAX_BODY_BYTES, PROBLEM
+from tailrace.protocol.wire import PROBLEM
+
+PRIVATE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Headers of whatever is no stream: runs belong to somebody, and change."""
+
+# What is echoed is the caller's: a document must not become as large as what it refuses.
+_MAX_DETAIL: Final = 1000
+_MAX_ERRORS: Final = 20
+_MAX_WHERE: Final = 40
+_MAX_WHAT: Final = 200
+
+_CODES: Final = {404: "path-unknown", 405: "method-not-allowed"}
 
 logger = logging.getLogger("tailrace.http")
 
 
 def document(error: TailraceError) -> dict[str, Any]:
     """The members of a problem document."""
+    details = dict(error.details)
+    if isinstance(error, InputInvalid) and "errors" in details:
+        details["errors"] = [_bounded(e) for e in details["errors"][:_MAX_ERRORS]]
     return {
-        **error.details,
+        **details,
         "type": f"urn:tailrace:{error.code}",
         "title": error.title,
         "status": error.status,
         "code": error.code,
-        "detail": str(error),
+        "detail": _cut(str(error), _MAX_DETAIL),
         "fix": error.fix,
     }
 
 
 def response(error: TailraceError) -> Response:
     """The answer that tells of `error`."""
-    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-    return Response(to_json(document(error)), error.status, headers, PROBLEM)
+    return Response(to_json(document(error)), error.status, PRIVATE, PROBLEM)
 
 
 def unexpected(error: Exception) -> Response:
@@ -45,34 +61,51 @@ def unexpected(error: Exception) -> Response:
     )
 
 
-def from_starlette(error: HTTPException) -> Response:
-    """Routing's own refusals (404, 405) in the same shape."""
-    body = {
+def from_starlette(
+    error: HTTPException, request: Request, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A refusal by the framework or the host (404, 405, 401, …) in the same shape."""
+    status = error.status_code
+    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
+    said = str(error.detail)
+    if said == title:
+        asked = f"{request.method[:20]} {_cut(request.url.path, 120)}"
+        said = f"{asked} is not offered." if status in _CODES else f"{asked}: {title}."
+    members = {
         "type": "about:blank",
-        "title": str(error.detail),
-        "status": error.status_code,
-        "code": "http",
-        "detail": str(error.detail),
-        "fix": "GET /docs shows what is offered.",
+        "title": title,
+        "status": status,
+        "code": _CODES.get(status, f"http-{status}"),
+        "detail": _cut(said, _MAX_DETAIL),
+        "fix": "GET /docs shows what is offered." if status in _CODES else "",
     }
-    return Response(to_json(body), error.status_code, error.headers, PROBLEM)
+    all_headers = {**PRIVATE, **(error.headers or {}), **(headers or {})}
+    return Response(to_json(members), status, all_headers, PROBLEM)
 
 
 def from_validation(error: RequestValidationError) -> InputInvalid:
     """FastAPI's list of what is wrong, without the values, which may be secrets."""
     found = [
-        {
-            "where": ".".join(str(part) for part in e["loc"][1:]) or str(e["loc"][0]),
-            "what": e["msg"],
-        }
-        for e in error.errors()
+        {"where": _cut(".".join(map(str, e["loc"][1:] or e["loc"])), _MAX_WHERE), "what": e["msg"]}
+        for e in error.errors()[:_MAX_ERRORS]
     ]
     said = "; ".join(f"{e['where']}: {e['what']}" for e in found[:5])
     return InputInvalid(f"The request does not fit: {said}.", fix="See /docs.", errors=found)
 
 
+def _bounded(error: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "where": _cut(str(error.get("where", "")), _MAX_WHERE),
+        "what": _cut(str(error.get("what", "")), _MAX_WHAT),
+    }
+
+
+def _cut(text: str, bound: int) -> str:
+    return text if len(text) <= bound else f"{text[: bound - 1]}…"
+
+
 class ProblemRoute(APIRoute):
-    """A route that bounds the body and answers every refusal as a problem.
+    """A route that checks the body and answers every refusal as a problem.
 
     A route, not middleware or an exception handler: so it is the same in a host app that
     only includes the router.
@@ -85,37 +118,18 @@ class ProblemRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             try:
                 if request.method in ("POST", "PUT", "PATCH"):
-                    await _bounded(request, needs_json=self.body_field is not None)
+                    await body.admit(request, needs_json=self.body_field is not None)
                 return await handle(request)
             except TailraceError as error:
                 return response(error)
             except RequestValidationError as error:
                 return response(from_validation(error))
             except HTTPException as error:
-                return from_starlette(error)
+                return from_starlette(error, request)
+            except ClientDisconnect:
+                # In the middle of its body. There is nobody to tell, and nothing went wrong.
+                return Response(status_code=400)
             except Exception as error:  # noqa: BLE001 - told to the log, not to the client
                 return unexpected(error)
 
         return guarded
-
-
-async def _bounded(request: Request, *, needs_json: bool) -> None:
-    """Read the body, but no further than the bound, whatever Content-Length claims."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if needs_json and media_type != JSON:
-        raise BodyNotJson(
-            f"The body is declared as {media_type[:80] or 'nothing'!r}.",
-            fix=f"Send JSON with Content-Type: {JSON}.",
-        )
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLarge(
-                f"The request body exceeds {MAX_BODY_BYTES:,} bytes.",
-                fix="Send less, or a link to it; events may come in several requests.",
-            )
-        parts.append(chunk)
-    # Where Starlette's Request.body() keeps what it has read, and looks first.
-    request._body = b"".join(parts)  # noqa: SLF001

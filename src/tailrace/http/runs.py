@@ -2,106 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from tailrace.engine import LOCAL, Engine
-from tailrace.errors import InputInvalid, RunActive
+from tailrace.errors import InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer
-from tailrace.http.asking import Asked, asked
-from tailrace.http.many import ManyStream, chosen_runs
+from tailrace.http import openapi
+from tailrace.http.asking import Asked, asked, cursor
+from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
-from tailrace.http.problems import ProblemRoute
+from tailrace.http.problems import PRIVATE, ProblemRoute
+from tailrace.http.shapes import AppendEvents, StartRun
 from tailrace.http.stream import RunStream, Telling
-from tailrace.projections import stream
+from tailrace.projections import Projection
 from tailrace.projections.json import page
 from tailrace.projections.output import Output
-from tailrace.protocol.cursor import Cursor, resume
-from tailrace.protocol.events import emitted, to_json
+from tailrace.protocol.cursor import Cursor, Kind, Resume, resume
+from tailrace.protocol.events import PROGRESS, emitted, to_json
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord, snapshot
-from tailrace.protocol.wire import EVENT_STREAM, JSON, MAX_BODY_BYTES
+from tailrace.protocol.wire import JSON, LAST_EVENT_ID, MAX_BODY_BYTES
 
-MAX_EVENTS = 1000
 _Json = dict[str, Any]
-
-
-class StartRun(BaseModel):
-    """What to run."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    operation: str = Field(max_length=200, examples=["script"])
-    input: dict[str, Any] = Field(default_factory=dict, examples=[{"file": "hello.py"}])
-    timeout: float | None = Field(None, description="Seconds after which the run ends as timed_out")
-    abandon_after: float | None = Field(
-        None, description="Seconds without any watcher after which the run is cancelled"
-    )
-
-
-class RemoteEvent(BaseModel):
-    """An event of a remote producer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: str
-    data: dict[str, Any] = Field(default_factory=dict)
-
-
-class RemoteProducer(BaseModel):
-    """Who sends, and the number of the first event sent, counted from 1 in each attempt."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str = Field(min_length=1, max_length=100)
-    seq: int = Field(ge=1)
-
-
-class AppendEvents(BaseModel):
-    """Events to add to a run. `attempt` fences: an older attempt's are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    events: list[RemoteEvent] = Field(min_length=1, max_length=MAX_EVENTS)
-    attempt: int | None = Field(None, ge=1)
-    producer: RemoteProducer | None = None
 
 
 def router(engine: Engine) -> APIRouter:
     """All endpoints of one engine's runs, to be included anywhere."""
-    routes = APIRouter(route_class=ProblemRoute, tags=["runs"])
+    routes = APIRouter(route_class=ProblemRoute, tags=["runs"], responses=openapi.ANY_PROBLEM)
     face = _Runs(engine)
-    add = routes.add_api_route
-    told: dict[int | str, _Json] = {
-        200: {"content": {EVENT_STREAM: {}, "application/x-ndjson": {}, JSON: {}}}
-    }
-    add("/operations", face.operations, methods=["GET"], summary="What can be run")
-    add("/runs", face.start, methods=["POST"], status_code=201, summary="Start a run")
-    add("/runs", face.list, methods=["GET"], summary="Runs, newest first")
-    add("/runs/{run}", face.show, methods=["GET"], summary="A run's snapshot")
-    add("/runs/{run}", face.forget, methods=["DELETE"], status_code=204, summary="Forget a run")
-    add(
-        "/runs/{run}/events", face.watch, methods=["GET"], summary="Watch a run",
-        responses=told, response_class=Response,
-    )  # fmt: skip
-    add("/runs/{run}/events", face.append, methods=["POST"], summary="Add events from elsewhere")
-    add(
-        "/runs/{run}/output", face.output, methods=["GET"], summary="What the program wrote",
-        responses={200: {"content": {"text/plain": {}}}}, response_class=Response,
-    )  # fmt: skip
-    add("/runs/{run}/cancel", face.cancel, methods=["POST"], status_code=202, summary="Cancel")
-    add(
-        "/events", face.watch_many, methods=["GET"], summary="Watch many runs at once",
-        responses={200: {"content": {EVENT_STREAM: {}}}}, response_class=Response,
-    )  # fmt: skip
+
+    def add(method: str, path: str, endpoint: Any, summary: str, **options: Any) -> None:
+        routes.add_api_route(
+            path, endpoint, methods=[method], summary=summary,
+            response_class=Response, response_model=None, **options,
+        )  # fmt: skip
+
+    add("GET", "/operations", face.operations, "What can be run", **openapi.OPERATIONS)
+    add("POST", "/runs", face.start, "Start a run", **openapi.START)
+    add("GET", "/runs", face.list, "Runs, newest first", **openapi.LIST)
+    add("GET", "/runs/{run}", face.show, "A run's snapshot", **openapi.SHOW)
+    add("DELETE", "/runs/{run}", face.forget, "Forget a finished run", **openapi.FORGET)
+    add("GET", "/runs/{run}/events", face.watch, "Watch a run", **openapi.WATCH)
+    add("POST", "/runs/{run}/events", face.append, "Add events from elsewhere", **openapi.APPEND)
+    add("GET", "/runs/{run}/output", face.output, "What the program wrote", **openapi.OUTPUT)
+    add("POST", "/runs/{run}/cancel", face.cancel, "Cancel a run", **openapi.CANCEL)
+    add("GET", "/events", face.watch_many, "Watch many runs at once", **openapi.MANY)
     return routes
 
 
 def prefix(request: Request) -> str:
-    """The path the app is mounted under, for links."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
+    """What stands before `/runs` as the client sees it: a proxy's path, a mount, a router's
+    prefix. Quoted, because a host's path may have parameters and so be anybody's text.
+    """
+    root = str(request.scope.get("root_path", "")).rstrip("/")
+    path = str(request.scope["path"])
+    # Servers differ in whether the path repeats the root.
+    inner = path[len(root) :] if path == root or path.startswith(f"{root}/") else path
+    return quote(root + inner[: inner.rindex("/runs")])
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON."""
+    body = value if isinstance(value, bytes) else to_json(value)
+    return Response(body, status, {**PRIVATE, **(headers or {})}, JSON)
 
 
 class _Runs:
@@ -110,30 +78,38 @@ class _Runs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def operations(self) -> _Json:
+    async def operations(self) -> Response:
         """Names, descriptions and JSON Schemas."""
-        return {
-            "operations": [
-                {
-                    "name": operation.name,
-                    "description": operation.description,
-                    "input": operation.parameters,
-                    "timeout": operation.timeout,
-                    "abandon_after": operation.abandon_after,
-                }
-                for operation in self._engine.operations
-            ]
-        }
+        told = [
+            {
+                "name": operation.name,
+                "description": operation.description,
+                "input": operation.parameters,
+                "timeout": operation.timeout,
+                "abandon_after": operation.abandon_after,
+            }
+            for operation in self._engine.operations
+        ]
+        return answer({"operations": told})
 
     async def start(
         self,
         request: Request,
         body: StartRun,
-        idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+        idempotency_key: Annotated[
+            str | None,
+            Header(
+                min_length=1,
+                max_length=200,
+                description="Your own name for this request; repeated, it answers the same run.",
+            ),
+        ] = None,
     ) -> Response:
         """201 and the run, or 200 for an Idempotency-Key that started it before. With
         `Accept: text/event-stream` the answer is the stream itself.
         """
+        # Before anything is started: what cannot be told must not run.
+        wish = asked(request.headers, request.query_params, default="json")
         record, is_new = await self._engine.submit(
             body.operation,
             body.input,
@@ -144,24 +120,33 @@ class _Runs:
         )
         status = 201 if is_new else 200
         shape = snapshot(record, prefix(request))
-        links = {"location": shape["links"]["self"]}
-        if EVENT_STREAM in request.headers.get("accept", ""):
-            links["content-location"] = shape["links"]["events"]
-            telling = Telling(cursor=Cursor(0, 0), projection=stream("events"))
-            return RunStream(
-                self._engine.hub, record.id, telling, status_code=status, headers=links
-            )
-        return Response(to_json(shape), status, links, JSON)
+        headers = {"location": shape["links"]["self"]}
+        projection = wish.projection
+        if projection is None:
+            return answer(shape, status, headers)
+        name = projection.name
+        headers["content-location"] = shape["links"]["events"] + (
+            "" if name == "events" else f"?format={name}"
+        )
+        # A client that repeats a request to come back has a cursor; a new run has no past.
+        telling = _telling(record, wish, projection, Cursor(0, 0) if is_new else wish.cursor)
+        return RunStream(self._engine.hub, record.id, telling, status_code=status, headers=headers)
 
     async def list(  # noqa: PLR0917 - each is a query parameter
         self,
         request: Request,
-        state: Annotated[str | None, Query(description="States, with commas between")] = None,
-        operation: str | None = None,
-        q: Annotated[str | None, Query(description="Part of an operation or id")] = None,
+        state: Annotated[
+            str | None, Query(description="States, with commas between", examples=["running"])
+        ] = None,
+        operation: Annotated[str | None, Query(max_length=200)] = None,
+        q: Annotated[
+            str | None, Query(max_length=200, description="Part of an operation or id")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Query(pattern="^[0-9]{1,18}$")] = None,
-    ) -> _Json:
+        cursor: Annotated[
+            str | None, Query(pattern="^[0-9]{1,18}$", description="The `next` of the last page")
+        ] = None,
+    ) -> Response:
         """A page of runs; `next` is the cursor of the following one, or null."""
         query = RunQuery(
             principal=LOCAL,
@@ -173,14 +158,17 @@ class _Runs:
         )
         found = await self._engine.find(query)
         shown = found[:limit]
-        return {
-            "runs": [snapshot(record, prefix(request)) for record in shown],
-            "next": str(shown[-1].ordinal) if len(found) > limit else None,
-        }
+        here = prefix(request)
+        return answer(
+            {
+                "runs": [snapshot(record, here) for record in shown],
+                "next": str(shown[-1].ordinal) if len(found) > limit else None,
+            }
+        )
 
-    async def show(self, request: Request, run: str) -> _Json:
+    async def show(self, request: Request, run: str) -> Response:
         """State, progress, result or error, times, last event id, links."""
-        return snapshot(await self._record(run), prefix(request))
+        return answer(snapshot(await self._record(run), prefix(request)))
 
     async def forget(self, run: str) -> Response:
         """204; 409 while the run is active."""
@@ -192,7 +180,7 @@ class _Runs:
         """202 and the run, which ends soon; the same for one that has ended already."""
         await self._record(run)
         record = await self._engine.cancel(run)
-        return Response(to_json(snapshot(record, prefix(request))), 202, None, JSON)
+        return answer(snapshot(record, prefix(request)), 202)
 
     async def watch(self, request: Request, run: str) -> Response:
         """The events after `Last-Event-ID` or `?after=`, then live to the end."""
@@ -200,13 +188,7 @@ class _Runs:
         record = await self._record(run)
         if wish.projection is None:
             return await self._page(record, wish)
-        telling = Telling(
-            cursor=wish.cursor,
-            projection=wish.projection,
-            types=wish.types,
-            tick=wish.tick,
-            began=record.started_at,
-        )
+        telling = _telling(record, wish, wish.projection, wish.cursor)
         if wish.speed is None:
             return RunStream(self._engine.hub, run, telling)
         if not record.ended:
@@ -214,57 +196,97 @@ class _Runs:
                 f"{run} is {record.state}; only a finished run has a timing to replay.",
                 fix="Leave speed out to watch it live.",
             )
-        return Playback(self._engine.hub, self._engine.log, run, telling, wish.speed)
+        return Playback(self._engine.hub, self._engine.log, record, telling, wish.speed)
 
     async def output(
         self,
         request: Request,
         run: str,
-        stream: Annotated[str | None, Query(pattern="^(stdout|stderr)$")] = None,
+        stream: Annotated[
+            str | None, Query(pattern="^(stdout|stderr)$", description="Only one of the two")
+        ] = None,
     ) -> Response:
         """The bytes a script wrote, live to the end."""
-        wish = asked({}, {k: v for k, v in request.query_params.items() if k == "after"})
+        after = cursor(request.query_params)
         await self._record(run)
-        telling = Telling(cursor=wish.cursor, projection=Output(stream))
+        telling = Telling(cursor=after, projection=Output(stream))
         return RunStream(self._engine.hub, run, telling)
 
-    async def append(self, run: str, body: AppendEvents) -> _Json:
+    async def append(self, run: str, body: AppendEvents) -> Response:
         """Exactly once for a named producer, however often the request is repeated."""
-        await self._record(run)
+        record = await self._record(run)
         at = self._engine.now()
         drafts = tuple(emitted(event.type, event.data, at) for event in body.events)
+        newest = next((d.data for d in reversed(drafts) if d.type == PROGRESS), None)
         sent = body.producer
         producer = None if sent is None else Producer(sent.id, body.attempt or 0, sent.seq)
         commit = await self._engine.append(
-            Append(run, drafts, fence=body.attempt, producer=producer)
+            Append(
+                run,
+                drafts,
+                patch={} if newest is None else {"progress": newest},
+                fence=body.attempt,
+                producer=producer,
+            )
         )
-        return {"appended": commit.last - commit.first + 1, "last_event_id": str(commit.last)}
+        last = str(Cursor(record.epoch, commit.last))
+        return answer({"appended": commit.last - commit.first + 1, "last_event_id": last})
 
-    async def watch_many(self, request: Request, runs: str | None = None) -> Response:
+    async def watch_many(
+        self,
+        request: Request,
+        runs: Annotated[
+            str | None, Query(description="Ids with commas between; all that are yours without it")
+        ] = None,
+    ) -> Response:
         """One stream of many runs: those named, or all that are going on and come."""
         names = chosen_runs(runs)
         for run in names or ():
             await self._record(run)
-        return ManyStream(self._engine, names, request.headers.get("last-event-id", ""))
+        vector = request.headers.get(LAST_EVENT_ID) or request.query_params.get("after", "")
+        _, known = positions(vector) or (0, {})
+        for run, after in known.items():
+            # In the stream it would be too late: a client that comes back with the same
+            # vector would be refused for ever.
+            with contextlib.suppress(RunUnknown):
+                resume(after, (await self._record(run)).extent)
+        return ManyStream(self._engine, names, vector)
 
     async def _record(self, run: str) -> RunRecord:
         return await self._engine.record(run, LOCAL)
 
     async def _page(self, record: RunRecord, wish: Asked) -> Response:
-        extent = record.extent
-        cursor = wish.cursor
-        if isinstance(cursor, str):
-            cursor = Cursor(record.epoch, record.last_seq)
-        start = resume(cursor, extent)
+        after = wish.cursor
+        if isinstance(after, str):
+            after = Cursor(record.epoch, record.last_seq)
+        start = resume(after, record.extent)
         blocks = await self._engine.log.read(record.id, start.after, MAX_BODY_BYTES)
-        return Response(page(blocks, start, wish.types, wish.limit, extent), 200, None, JSON)
+        if blocks and blocks[0].first > start.after + 1:
+            # Trimmed since the record was read.
+            lost = (start.after + 1, blocks[0].first - 1)
+            start = Resume(Kind.GONE, lost[1], lost)
+        return answer(page(blocks, start, wish.types, wish.limit, record.extent))
+
+
+def _telling(
+    record: RunRecord, wish: Asked, projection: Projection, after: Cursor | str
+) -> Telling:
+    return Telling(
+        cursor=after,
+        projection=projection,
+        types=wish.types,
+        tick=wish.tick,
+        began=record.started_at or record.created_at,
+    )
 
 
 def _states(text: str | None) -> frozenset[State]:
+    if text is None:
+        return frozenset()
     try:
-        return frozenset(State(name) for name in text.split(",")) if text else frozenset()
+        return frozenset(State(name) for name in text.split(","))
     except ValueError:
         raise InputInvalid(
-            f"state={str(text)[:80]!r} names something that is no state.",
-            fix=f"Use some of {', '.join(State)}, with commas between.",
+            f"state={text[:80]!r} names something that is no state.",
+            fix=f"Use some of {', '.join(State)}, with commas between; leave state out for all.",
         ) from None

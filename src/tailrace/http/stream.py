@@ -11,19 +11,21 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from tailrace.channel import CHUNK_BYTES
 from tailrace.errors import CursorFromFuture, LogError, RunUnknown, TailraceError
-from tailrace.http import problems
+from tailrace.http import cut, problems
 from tailrace.hub import Hub
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol import events
 from tailrace.protocol.cursor import Cursor, Kind
 from tailrace.protocol.wire import (
     HEARTBEAT_SECONDS,
+    LAST_EVENT_ID,
     RETRY_AFTER_SHUTDOWN_MS,
     STREAM_HEADERS,
     WRITE_DEADLINE_SECONDS,
@@ -69,31 +71,48 @@ class Telling:
 class Connection:
     """One open stream: what is sent, and since when."""
 
-    def __init__(self, feed: Feed, telling: Telling, send: Send) -> None:
+    write_deadline: ClassVar[float] = WRITE_DEADLINE_SECONDS
+
+    def __init__(
+        self, feed: Feed, telling: Telling, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._feed = feed
         self._telling = telling
+        self._scope = scope
+        self._receive = receive
         self._send = send
         self._task = asyncio.current_task()
         self._sending_since: float | None = None
         self._sent_at = self._ticked_at = time.monotonic()
         self._leaving_since: float | None = None
-        self.is_cut = False
+        self._cut_at: float | None = None
+        self.is_cancelled = False
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head."""
+        await self._tell({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, chunk: bytes, *, more: bool = True) -> None:
-        """Send a part of the body; the timer watches how long it takes."""
-        self._sending_since = self._sent_at = time.monotonic()
-        try:
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-        finally:
-            self._sending_since = None
+        """Send a part of the body."""
+        await self._tell({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def events(self, chunk: bytes) -> None:
+        """Send what may be large. A burst can be one block of megabytes; in pieces, no server
+        has to hold more than one of them for a watcher, and the deadline is for one of them.
+        """
+        if len(chunk) <= 2 * CHUNK_BYTES:
+            await self.body(chunk)
+            return
+        for start in range(0, len(chunk), CHUNK_BYTES):
+            await self.body(chunk[start : start + CHUNK_BYTES])
 
     def beat(self, now: float) -> None:
         """See `hub.Connection`."""
         if self._sending_since is not None:
-            late = now - self._sending_since > WRITE_DEADLINE_SECONDS
+            late = now - self._sending_since > self.write_deadline
             leaving = self._leaving_since is not None and now - self._leaving_since > _LEAVE_SECONDS
             if late or leaving:
-                self._cut()
+                self._cut(now)
             return
         tick = self._telling.tick
         if tick is not None and now - self._ticked_at >= tick:
@@ -113,9 +132,22 @@ class Connection:
         elapsed = {"elapsed_seconds": round(time.time() - began, 1)}
         return self._telling.projection.control(events.TICK, elapsed)
 
-    def _cut(self) -> None:
-        self.is_cut = True
-        if self._task is not None:
+    async def _tell(self, message: Message) -> None:
+        """Send; the timer watches how long it takes."""
+        self._sending_since = self._sent_at = time.monotonic()
+        try:
+            await self._send(message)
+        finally:
+            self._sending_since = None
+
+    def _cut(self, now: float) -> None:
+        if self._cut_at is None:
+            self._cut_at = now
+            cut.cut(self._scope, self._receive)
+        elif now - self._cut_at > _LEAVE_SECONDS and self._task is not None:
+            # The connection was not found. A last resort, and not the first one, because
+            # granian deadlocks when the send that is cancelled fails at the same time.
+            self.is_cancelled = True
             self._task.cancel()
 
 
@@ -136,13 +168,13 @@ class Streaming(Response):
         self._hub = hub
         self._telling = telling
 
-    async def stream(self, feed: Feed, receive: Receive, send: Send) -> None:
+    async def stream(self, feed: Feed, scope: Scope, receive: Receive, send: Send) -> None:
         """Send `feed` to its end, or until the client leaves or the server goes away."""
-        connection = Connection(feed, self._telling, send)
+        connection = Connection(feed, self._telling, scope, receive, send)
         self._hub.connect(connection)
         listening = asyncio.create_task(_listen(receive, feed))
         try:
-            await send(self._start())
+            await connection.start(self.status_code, self.raw_headers)
             await connection.body(self._telling.projection.opening)
             try:
                 await self.tell(feed, connection)
@@ -152,11 +184,15 @@ class Streaming(Response):
             if feed.end is not End.LEFT:
                 hint = RETRY_AFTER_SHUTDOWN_MS if feed.end is End.SHUTDOWN else None
                 await connection.body(self._telling.projection.closing(hint), more=False)
+            if feed.end is End.SHUTDOWN:
+                # What was just sent may wait, in the server, for a client that does not read,
+                # and the server with it.
+                loop = asyncio.get_running_loop()
+                loop.call_later(_LEAVE_SECONDS, cut.cut_unless_read, scope)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not connection.is_cut or task is None or task.uncancel():
+            if not connection.is_cancelled or task is None or task.uncancel():
                 raise
-            abort(receive)
         except OSError:
             # The server's way to say that the client is gone (granian, hypercorn).
             pass
@@ -171,18 +207,11 @@ class Streaming(Response):
         chunks = aiter(feed)
         async with contextlib.aclosing(chunks):  # type: ignore[type-var]
             async for chunk in chunks:
-                await connection.body(chunk)
+                await connection.events(chunk)
                 if feed.is_behind:
                     # A send into an empty buffer does not suspend; without this a long
                     # replay would freeze everybody else, and never see its client go.
                     await asyncio.sleep(0)
-
-    def _start(self) -> Message:
-        return {
-            "type": "http.response.start",
-            "status": self.status_code,
-            "headers": self.raw_headers,
-        }
 
 
 class RunStream(Streaming):
@@ -204,7 +233,10 @@ class RunStream(Streaming):
                 if start.kind is Kind.FINISHED:
                     await Response(status_code=204)(scope, receive, send)
                 else:
-                    await self.stream(subscription, receive, send)
+                    # For whoever asked for `latest`: a cut before the first event would
+                    # otherwise leave them without a cursor to come back with.
+                    self.headers[LAST_EVENT_ID] = str(Cursor(subscription.epoch, start.after))
+                    await self.stream(subscription, scope, receive, send)
         except (RunUnknown, CursorFromFuture, LogError) as error:
             # Raised before anything was sent: later ones are told within the stream.
             await problems.response(error)(scope, receive, send)
@@ -215,15 +247,3 @@ async def _listen(receive: Receive, feed: Feed) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     feed.close(End.LEFT)
-
-
-def abort(receive: Receive) -> None:
-    """Drop a connection whose client does not read.
-
-    ASGI has no word for it, and a server that closes politely waits for ever for its
-    buffer to drain. uvicorn's request cycle knows its transport; elsewhere the server
-    closes when the application returns.
-    """
-    transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
-    if transport is not None:
-        transport.abort()

@@ -42,6 +42,8 @@ class Heard:
 
     async def until(self, run: str, seq: int) -> list[Block]:
         """The blocks of `run`, once event `seq` was told of."""
+        # A log may tell in a later turn of the loop than the one that commits.
+        await asyncio.sleep(0)
         async with asyncio.timeout(WAIT_SECONDS):
             while not any(block.run == run and block.last >= seq for block in self.blocks):
                 self._more.clear()

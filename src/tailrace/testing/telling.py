@@ -78,7 +78,9 @@ class TellingContract:
 
     async def test_a_listener_that_fails_harms_no_append(self, log: EventLog) -> None:
         reported: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, why: reported.append(why))
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(lambda _, why: reported.append(why))
 
         def listener(block: Block) -> None:
             raise ZeroDivisionError(block.last)
@@ -92,7 +94,7 @@ class TellingContract:
             assert [commit.last for commit in commits] == [1, 2]
             assert isinstance(reported[0]["exception"], ZeroDivisionError)
         finally:
-            asyncio.get_running_loop().set_exception_handler(None)
+            loop.set_exception_handler(before)
 
     async def test_many_writers_of_many_runs_keep_their_order(self, log: EventLog) -> None:
         heard = Heard()

@@ -118,7 +118,7 @@ class Writer:
             group = [self._jobs.popleft() for _ in range(len(self._jobs))]
             if group:
                 self._lookout.deliver(self._commit(group))
-            elif not is_open:
+            if not is_open:
                 return
             if self._lookout.is_watching:
                 self._look(self._look_around)

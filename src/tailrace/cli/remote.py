@@ -1,0 +1,88 @@
+"""Reaching a server from the command line: which one, which run, and completing its ids."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+DEFAULT_URL: Final = "http://127.0.0.1:4000"
+ENV: Final = "TAILRACE_URL"
+
+_COMPLETION_SECONDS: Final = 1.0
+_RUN: Final = re.compile(
+    r"(?P<base>https?://.+?)/runs/(?P<run>run_[a-z2-7]{26})(/[a-z]*)?(\?(?P<query>[^#]*))?(#.*)?",
+    re.ASCII,
+)
+
+
+def url_option(function: F) -> F:
+    """`--url`, for a command that speaks to a server."""
+    help_ = f"The server. [default: ${ENV}, or {DEFAULT_URL}]"
+    return click.option("--url", metavar="URL", help=help_)(function)
+
+
+def base_url(url: str | None) -> str:
+    """The server to speak to: `--url`, or TAILRACE_URL, or the default."""
+    chosen = (url or os.environ.get(ENV) or DEFAULT_URL).strip().rstrip("/")
+    return chosen if "://" in chosen else f"http://{chosen}"
+
+
+class Target(NamedTuple):
+    """A run of a server. `address` is what a client watches: the id, or the URL as given."""
+
+    base: str
+    run: str
+    address: str
+
+
+def target(text: str, url: str | None) -> Target:
+    """Read RUN|URL: an id, or any address of a run, as it stands in its links.
+
+    Raises RunUnknown for what is neither.
+    """
+    found = _RUN.fullmatch(text)
+    if found is None:
+        from tailrace.protocol.runs import check_run_id
+
+        return Target(base_url(url), check_run_id(text), text)
+    base, run, query = found["base"], found["run"], found["query"]
+    return Target(base, run, f"{base}/runs/{run}/events?{query}" if query else run)
+
+
+def complete_run(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The newest runs of the server, if it answers at once."""
+    del param
+    from click.shell_completion import CompletionItem
+
+    try:
+        import httpx2
+
+        from tailrace.client import Client
+
+        with (
+            httpx2.Client(timeout=_COMPLETION_SECONDS, trust_env=False) as http,
+            Client(base_url(ctx.params.get("url")), http=http) as client,
+        ):
+            found = client.runs(limit=100).runs
+        return [
+            CompletionItem(run["id"], help=f"{run['operation']}, {run['state']}")
+            for run in found
+            if run["id"].startswith(incomplete)
+        ]
+    except Exception:  # noqa: BLE001 - in the middle of somebody's typing there is no place for it
+        return []
+
+
+__all__ = ["DEFAULT_URL", "ENV", "Target", "base_url", "complete_run", "target", "url_option"]

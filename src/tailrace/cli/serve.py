@@ -1,0 +1,53 @@
+"""`tailrace serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--host", help="The address to listen at. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="The port; 0 has one chosen. [default: 4000]")
+@click.option(
+    "--log",
+    metavar="PLACE",
+    help="Where runs are kept: a path, or memory:. [default: a file in the state folder]",
+)
+@click.option(
+    "--allow-root",
+    metavar="DIR",
+    multiple=True,
+    help="A folder whose scripts may be run (the operation `script`). May be repeated.",
+)
+@click.option(
+    "--grace",
+    metavar="SECONDS",
+    type=float,
+    help="How long a run that is asked to stop may take. [default: 5]",
+)
+@click.option(
+    "--config", metavar="FILE", help="A TOML file; its table [server] has these same names."
+)
+@click.option(
+    "--no-auth",
+    is_flag=True,
+    help="Accepted, and changes nothing yet: there are no keys so far, with or without it, so "
+    "whoever can connect from this machine may start, read and cancel runs.",
+)
+def serve(no_auth: bool, **flags: Any) -> None:
+    """Serve runs over HTTP, on this machine only.
+
+    Each option may also be an environment variable (TAILRACE_PORT, TAILRACE_ALLOW_ROOT, …) or
+    stand in the --config file. Flags win over the environment, and that over the file.
+    """
+    del no_auth
+    import logging
+
+    from tailrace.server import app, settings
+
+    chosen = settings.load(flags)
+    # Does nothing under --debug, which was first.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    app.serve(chosen)

@@ -1,0 +1,203 @@
+"""The endpoints as OpenAPI tells of them: responses, parameters, examples."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tailrace.http.asking import (
+    DEFAULT_PAGE,
+    FORMATS,
+    MAX_PAGE,
+    SPEEDS,
+    TICKS,
+    TYPES,
+)
+from tailrace.http.shapes import (
+    Appended,
+    EventsPage,
+    OperationList,
+    Problem,
+    RunSnapshot,
+    RunsPage,
+)
+from tailrace.protocol.wire import EVENT_STREAM, JSON, NDJSON, PROBLEM, TEXT
+
+_Json = dict[str, Any]
+_Responses = dict[int | str, _Json]
+
+# Inline, and so without ornament: FastAPI would document a referenced one as plain JSON.
+_PROBLEM: Final = {"content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+for _member in _PROBLEM["content"][PROBLEM]["schema"]["properties"].values():
+    del _member["title"]
+
+ANY_PROBLEM: Final[_Responses] = {"default": {"description": "Any other problem", **_PROBLEM}}
+
+_WHY: Final = {
+    400: "A cursor that is malformed, or ahead of the run",
+    404: "No such run, or somebody else's",
+    406: "No such format",
+    409: "The run is in another state",
+    413: "Too large",
+    415: "The body is not declared as JSON",
+    422: "Something in the request does not fit",
+}
+
+
+def _told(*problems: int, **answers: _Json) -> _Responses:
+    """The `responses` of an endpoint: `_200={…}`, and the problems it is known to have."""
+    told: _Responses = {int(status[1:]): answer for status, answer in answers.items()}
+    for status in problems:
+        told[status] = {"description": _WHY[status], **_PROBLEM}
+    return told
+
+
+# ------------------------------------------------------------------ parameters
+
+
+def _parameter(name: str, schema: _Json, description: str, where: str = "query") -> _Json:
+    return {
+        "name": name, "in": where, "required": False, "schema": schema, "description": description,
+    }  # fmt: skip
+
+
+_CURSOR: Final = r"^(latest|([0-9]{1,9}-)?[0-9]{1,18}(\.[0-9]{1,9})?)$"
+_AFTER: Final = _parameter(
+    "after",
+    {"type": "string", "pattern": _CURSOR, "default": "0", "examples": ["57", "latest"]},
+    "Events after this cursor: 0 for all, the last id received, or latest for what is yet to come.",
+)
+
+
+def _number(bounds: tuple[float, float]) -> _Json:
+    return {"type": "number", "minimum": bounds[0], "maximum": bounds[1]}
+
+
+_HOW: Final = (
+    _parameter(
+        "Last-Event-ID",
+        {"type": "string", "pattern": _CURSOR, "examples": ["57"]},
+        "The same as `after`, which it overrules: browsers send it when they reconnect.",
+        "header",
+    ),
+    _AFTER,
+    _parameter(
+        "format",
+        {"type": "string", "enum": list(FORMATS)},
+        f"How the events are told. Overrules Accept ({EVENT_STREAM}, {NDJSON}, {JSON}).",
+    ),
+    _parameter(
+        "types",
+        {"type": "string", "pattern": f"^{TYPES}$", "examples": ["progress,log"]},
+        "Only events of these types, with commas between; the last event always comes.",
+    ),
+    _parameter(
+        "tick", _number(TICKS), "Send a `tick` with the elapsed time every so many seconds."
+    ),
+)
+
+_HOW_FAST: Final = (
+    _parameter(
+        "speed", _number(SPEEDS), "Replay a finished run with its own timing, so much faster."
+    ),
+    _parameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
+        "How many events a page of JSON has at most.",
+    ),
+)
+_VECTOR: Final = (
+    _parameter(
+        "Last-Event-ID",
+        {"type": "string", "examples": ["12~run_abcdefghijklmnopqrstuvwxyz:57"]},
+        "The last id of this very stream.",
+        "header",
+    ),
+    _parameter("after", {"type": "string"}, "The same, for a client that begins anew."),
+)
+
+# ------------------------------------------------------------------ endpoints
+
+_FRAMES: Final = (
+    ': tailrace\nretry: 1000\nid: 1\nevent: start\ndata: {"operation":"crunch"}\n\n'
+    'id: 2\nevent: complete\ndata: {"status":"completed","result":42}\n\n: end\n'
+)
+_STREAM: Final[_Json] = {EVENT_STREAM: {"schema": {"type": "string"}, "example": _FRAMES}}
+_LINES: Final[_Json] = {
+    NDJSON: {
+        "schema": {"type": "string"},
+        "example": '\n{"id":"1","type":"start","data":{"operation":"crunch"}}\n',
+    }
+}
+_OVER: Final = {"description": "It is over, and the cursor stands at its last event"}
+_LOCATION: Final = {
+    "Location": {"description": "The run", "schema": {"type": "string"}},
+    "Content-Location": {
+        "description": "Where the stream is, if the answer is one",
+        "schema": {"type": "string"},
+    },
+}
+
+
+def _run(description: str) -> _Json:
+    return {"description": description, "model": RunSnapshot}
+
+
+OPERATIONS: Final[_Json] = {
+    "responses": _told(_200={"description": "All of them", "model": OperationList})
+}
+START: Final[_Json] = {
+    "status_code": 201,
+    "responses": _told(
+        400, 404, 406, 413, 415, 422,
+        _201=_run("The run, or its stream") | {"headers": _LOCATION, "content": _STREAM | _LINES},
+        _200=_run("What this Idempotency-Key started before")
+        | {"headers": _LOCATION, "content": _STREAM | _LINES},
+        _204=_OVER,
+    ),
+    "openapi_extra": {"parameters": list(_HOW)},
+}  # fmt: skip
+LIST: Final[_Json] = {"responses": _told(422, _200={"description": "A page", "model": RunsPage})}
+SHOW: Final[_Json] = {"responses": _told(404, _200=_run("The run"))}
+FORGET: Final[_Json] = {
+    "status_code": 204,
+    "responses": _told(404, 409, _204={"description": "It is forgotten"}),
+}
+# The parameters are declared by hand because `asking` reads them by hand: a host's own
+# endpoint (`run.response`) takes them as well, and they are checked before the first byte.
+WATCH: Final[_Json] = {
+    "responses": _told(
+        400, 404, 406, 409, 422,
+        _200={
+            "description": "The events, or a page of them",
+            "model": EventsPage,
+            "content": _STREAM | _LINES,
+        },
+        _204=_OVER,
+    ),
+    "openapi_extra": {"parameters": [*_HOW, *_HOW_FAST]},
+}  # fmt: skip
+APPEND: Final[_Json] = {
+    "responses": _told(
+        404, 409, 413, 415, 422, _200={"description": "They are durable", "model": Appended}
+    )
+}
+OUTPUT: Final[_Json] = {
+    "responses": _told(
+        400, 404, 422,
+        _200={"description": "The bytes", "content": {TEXT: {"schema": {"type": "string"}}}},
+        _204=_OVER,
+    ),
+    "openapi_extra": {"parameters": [_AFTER]},
+}  # fmt: skip
+CANCEL: Final[_Json] = {
+    "status_code": 202,
+    "responses": _told(404, 413, _202=_run("The run; it ends soon, or has ended already")),
+}
+MANY: Final[_Json] = {
+    "responses": _told(
+        400, 404, 422,
+        _200={"description": "The events of all of them", "content": _STREAM},
+        _204=_OVER,
+    ),
+    "openapi_extra": {"parameters": list(_VECTOR)},
+}  # fmt: skip

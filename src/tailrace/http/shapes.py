@@ -1,0 +1,169 @@
+"""What goes in and out, as models: the requests are checked by them, the answers documented."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tailrace.protocol.lifecycle import State
+
+MAX_EVENTS: Final = 1000
+"""How many events one request may add."""
+
+_Json = dict[str, Any]
+
+# ------------------------------------------------------------------ requests
+
+# Strict: "30" is no number, and true is not 1.
+_ASKED: Final = ConfigDict(extra="forbid", strict=True)
+_EXACT: Final = 2**53
+
+
+class StartRun(BaseModel):
+    """What to run."""
+
+    model_config = _ASKED
+
+    operation: str = Field(max_length=200, examples=["script"])
+    input: _Json = Field(default_factory=dict, examples=[{"file": "hello.py"}])
+    timeout: float | None = Field(
+        None, description="Seconds after which the run ends as timed_out", examples=[60]
+    )
+    abandon_after: float | None = Field(
+        None,
+        description="Seconds without any watcher after which the run is cancelled",
+        examples=[300],
+    )
+
+
+class RemoteEvent(BaseModel):
+    """An event of a remote producer. The terminal types are Tailrace's own."""
+
+    model_config = _ASKED
+
+    type: str = Field(examples=["progress"])
+    data: _Json = Field(default_factory=dict, examples=[{"current": 3, "total": 10}])
+
+
+class RemoteProducer(BaseModel):
+    """Who sends, and the number of the first event sent, counted from 1 in each attempt."""
+
+    model_config = _ASKED
+
+    id: str = Field(min_length=1, max_length=100, examples=["worker-7"])
+    seq: int = Field(ge=1, le=_EXACT, examples=[1])
+
+
+class AppendEvents(BaseModel):
+    """Events to add to a run. `attempt` fences: an older attempt's are refused."""
+
+    model_config = _ASKED
+
+    events: list[RemoteEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    attempt: int | None = Field(None, ge=1, le=_EXACT, examples=[1])
+    producer: RemoteProducer | None = None
+
+
+# ------------------------------------------------------------------ answers
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Links(_Told):
+    """Where the run's parts are."""
+
+    self: str = Field(examples=["/runs/run_abcdefghijklmnopqrstuvwxyz"])
+    events: str
+    output: str
+    cancel: str
+
+
+class RunSnapshot(_Told):
+    """A run as it is now."""
+
+    id: str = Field(pattern="^run_[a-z2-7]{26}$", examples=["run_abcdefghijklmnopqrstuvwxyz"])
+    operation: str
+    state: State
+    input: _Json
+    created_at: str = Field(json_schema_extra={"format": "date-time"})
+    started_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    ended_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    duration_seconds: float | None
+    timeout: float | None
+    abandon_after: float | None
+    attempt: int
+    progress: _Json | None = Field(description="The newest progress event's data")
+    result: Any = Field(description="What the operation returned")
+    error: _Json | None = Field(description="What the error event says")
+    last_event_id: str = Field(description="What to send as Last-Event-ID", examples=["57"])
+    links: Links
+
+
+class RunsPage(_Told):
+    """Runs, newest first."""
+
+    runs: list[RunSnapshot]
+    next: str | None = Field(description="The `cursor` of the following page, or null")
+
+
+class Offered(_Told):
+    """Something that can be run."""
+
+    name: str
+    description: str
+    input: _Json = Field(description="The JSON Schema of the input")
+    timeout: float | None
+    abandon_after: float | None
+
+
+class OperationList(_Told):
+    """What can be run."""
+
+    operations: list[Offered]
+
+
+class Told(_Told):
+    """One event."""
+
+    id: str = Field(examples=["57"])
+    type: str = Field(examples=["progress"])
+    data: _Json
+
+
+class Gap(_Told):
+    """Events that are no longer kept, both ends included."""
+
+    first: int = Field(alias="from")
+    last: int = Field(alias="to")
+
+
+class EventsPage(_Told):
+    """A page of events."""
+
+    events: list[Told]
+    next: str = Field(description="What to give as `after` for the following page")
+    finished: bool = Field(description="Whether nothing will ever come after this page")
+    gap: Gap | None = None
+
+
+class Appended(_Told):
+    """What became of the events sent."""
+
+    appended: int = Field(description="How many were new: 0 for a repeated request")
+    last_event_id: str = Field(description="The run's last event")
+
+
+class Problem(BaseModel):
+    """RFC 9457: what went wrong, why, and what to do about it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:tailrace:run-unknown"])
+    title: str
+    status: int
+    code: str = Field(description="A stable word to compare", examples=["run-unknown"])
+    detail: str
+    fix: str

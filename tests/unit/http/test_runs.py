@@ -1,0 +1,381 @@
+"""Everything that is asked once and answered at once; streams are in test_stream."""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tailrace.operations import MAX_INPUT_BYTES
+from tailrace.protocol.runs import run_id
+from tailrace.protocol.wire import MAX_BODY_BYTES
+from tests.stage import Stage
+from tests.visitor import Visit, Visitor, encoded
+
+pytestmark = pytest.mark.anyio
+
+STREAM = {"accept": "text/event-stream"}
+NOBODY = run_id(b"nobody knows me.")
+
+
+def refused(answer: Visit, status: int, code: str) -> dict[str, Any]:
+    """A problem document, and a whole one."""
+    assert (answer.status, answer.json["code"]) == (status, code), answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    problem: dict[str, Any] = answer.json
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:tailrace:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
+def is_private_json(answer: Visit) -> bool:
+    return {
+        "content-type": "application/json",
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }.items() <= answer.headers.items()
+
+
+# --- operations ---------------------------------------------------------------------------
+
+
+async def test_what_can_be_run(visitor: Visitor) -> None:
+    answer = await visitor.get("/operations")
+    assert answer.status == 200
+    assert is_private_json(answer)
+    told = {operation["name"]: operation for operation in answer.json["operations"]}
+    assert list(told) == ["puppet", "count", "write"]
+    assert told["count"] == {
+        "name": "count",
+        "description": "Count up to `rows`.",
+        "input": {
+            "title": "count",
+            "type": "object",
+            "properties": {"rows": {"title": "rows", "type": "integer", "default": 10}},
+            "additionalProperties": False,
+        },
+        "timeout": None,
+        "abandon_after": None,
+    }
+
+
+# --- starting -----------------------------------------------------------------------------
+
+
+async def test_a_run_is_started(stage: Stage, visitor: Visitor) -> None:
+    answer = await visitor.post(
+        "/runs",
+        {"operation": "puppet", "input": {"name": "Ada"}, "timeout": 60, "abandon_after": 2.5},
+    )
+    assert answer.status == 201
+    assert is_private_json(answer)
+    run = answer.json
+    assert answer.headers["location"] == f"/runs/{run['id']}"
+    assert "content-location" not in answer.headers
+    assert run["state"] == "queued"
+    assert run["input"] == {"name": "Ada"}
+    assert (run["timeout"], run["abandon_after"]) == (60.0, 2.5)
+    assert run["links"] == {
+        "self": f"/runs/{run['id']}",
+        "events": f"/runs/{run['id']}/events",
+        "output": f"/runs/{run['id']}/output",
+        "cancel": f"/runs/{run['id']}/cancel",
+    }
+    stage.finish(run["id"], {"answer": 42})
+    await stage.ended(run["id"])
+    shown = (await visitor.get(run["links"]["self"])).json
+    assert (shown["state"], shown["result"]) == ("completed", {"answer": 42})
+
+
+async def test_defaults_are_filled_in(visitor: Visitor) -> None:
+    answer = await visitor.post("/runs", {"operation": "count"})
+    assert answer.json["input"] == {"rows": 10}
+    assert (answer.json["timeout"], answer.json["abandon_after"]) == (None, None)
+
+
+@pytest.mark.parametrize("media", ["application/json", "Application/JSON ; charset=utf-8"])
+async def test_json_may_be_declared_in_any_way(visitor: Visitor, media: str) -> None:
+    answer = await visitor.ask(
+        "POST", "/runs", {"content-type": media}, body=b'{"operation": "count"}'
+    )
+    assert answer.status == 201
+
+
+async def test_a_body_may_come_in_pieces_and_without_a_length(visitor: Visitor) -> None:
+    body = encoded({"operation": "count", "input": {"rows": 3}})
+    pieces = [body[at : at + 1] for at in range(len(body))]
+    answer = await visitor.ask(
+        "POST", "/runs", {"content-type": "application/json"}, chunks=pieces
+    )
+    assert answer.json["input"] == {"rows": 3}
+
+
+@pytest.mark.parametrize(
+    ("accept", "status", "media"),
+    [
+        ("", 201, "application/json"),
+        ("*/*", 201, "application/json"),
+        ("application/json, text/event-stream", 201, "application/json"),
+        ("text/event-stream;q=0, application/json", 201, "application/json"),
+        ("text/event-stream", 201, "text/event-stream; charset=utf-8"),
+        ("application/x-ndjson", 201, "application/x-ndjson"),
+        ("image/png", 406, "application/problem+json"),
+    ],
+)
+async def test_the_answer_is_of_the_type_that_is_accepted(
+    stage: Stage, visitor: Visitor, accept: str, status: int, media: str
+) -> None:
+    answer = await visitor.post("/runs", {"operation": "count"}, {"accept": accept})
+    assert (answer.status, answer.headers["content-type"]) == (status, media)
+    kept = (await visitor.get("/runs")).json["runs"]
+    assert len(kept) == (status == 201), "what cannot be told must not run"
+    assert stage.runs.hub.is_idle
+
+
+# --- idempotency --------------------------------------------------------------------------
+
+
+async def test_a_repeated_request_answers_the_same_run(stage: Stage, visitor: Visitor) -> None:
+    asked = {"operation": "puppet", "input": {"name": "Ada"}}
+    key = {"idempotency-key": "mine"}
+    first = await visitor.post("/runs", asked, key)
+    again = await visitor.post("/runs", asked, key)
+    other = await visitor.post("/runs", asked, {"idempotency-key": "another"})
+    assert (first.status, again.status, other.status) == (201, 200, 201)
+    assert again.headers["location"] == first.headers["location"] != other.headers["location"]
+    assert again.json["id"] == first.json["id"]
+    stage.finish(first.json["id"])
+    await stage.ended(first.json["id"])
+    assert (await visitor.post("/runs", asked, key)).json["state"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"operation": "count"}, {"operation": "puppet", "input": {"name": "Bob"}}],
+)
+async def test_a_key_names_one_request_only(visitor: Visitor, other: dict[str, Any]) -> None:
+    key = {"idempotency-key": "mine"}
+    await visitor.post("/runs", {"operation": "puppet", "input": {"name": "Ada"}}, key)
+    refused(await visitor.post("/runs", other, key), 422, "idempotency-key-reused")
+    assert len((await visitor.get("/runs")).json["runs"]) == 1
+
+
+async def test_a_refused_request_does_not_use_up_its_key(visitor: Visitor) -> None:
+    key = {"idempotency-key": "mine"}
+    wrong = {"operation": "count", "input": {"rows": "many"}}
+    refused(await visitor.post("/runs", wrong, key), 422, "input-invalid")
+    assert (await visitor.post("/runs", {"operation": "count"}, key)).status == 201
+
+
+# --- a run -----------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_follows_the_run(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    stage.emit(run, "progress", current=1, total=4)
+    await stage.head(run, 3)
+    answer = await visitor.get(f"/runs/{run}")
+    assert answer.status == 200
+    assert is_private_json(answer)
+    shown = answer.json
+    assert shown["state"] == "running"
+    assert shown["progress"]["current"] == 1
+    assert (shown["last_event_id"], shown["attempt"]) == ("3", 1)
+    assert shown["created_at"] <= shown["started_at"]
+    assert shown["ended_at"] is shown["duration_seconds"] is shown["error"] is None
+    stage.fail(run, ValueError("no more rows"))
+    await stage.ended(run)
+    shown = (await visitor.get(f"/runs/{run}")).json
+    assert shown["state"] == "failed"
+    assert (shown["error"]["error"], shown["error"]["type"]) == ("no more rows", "ValueError")
+    assert shown["duration_seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/events?format=json"),
+     ("GET", "/output"), ("POST", "/cancel"), ("POST", "/events")],
+)  # fmt: skip
+async def test_an_unknown_run_is_404_everywhere(
+    visitor: Visitor, method: str, path: str
+) -> None:
+    body = {"events": [{"type": "log"}]} if (method, path) == ("POST", "/events") else None
+    answer = await visitor.ask(method, f"/runs/{NOBODY}{path}", json=body)
+    refused(answer, 404, "run-unknown")
+
+
+# --- lists -----------------------------------------------------------------------------------
+
+
+def listed(answer: Visit) -> list[str]:
+    assert answer.status == 200, answer
+    return [run["id"] for run in answer.json["runs"]]
+
+
+async def test_runs_newest_first_in_pages(stage: Stage, visitor: Visitor) -> None:
+    started = [await stage.start() for _ in range(7)]
+    assert listed(await visitor.get("/runs")) == started[::-1]
+    found: list[str] = []
+    cursor, pages = "", 0
+    while True:
+        answer = await visitor.get(f"/runs?limit=3{cursor}")
+        found += listed(answer)
+        pages += 1
+        if answer.json["next"] is None:
+            break
+        cursor = f"&cursor={answer.json['next']}"
+        # What begins meanwhile must not shift the pages.
+        await stage.start()
+    assert found == started[::-1]
+    assert pages == 3
+    exact = await visitor.get("/runs?limit=10")
+    assert exact.json["next"] is None
+
+
+async def test_runs_by_what_they_are(stage: Stage, visitor: Visitor) -> None:
+    running, done, failed = await stage.start(), await stage.done(), await stage.start()
+    stage.fail(failed, ValueError())
+    await stage.ended(failed)
+    counted = await stage.start("count", rows=1)
+    await stage.ended(counted)
+    for query, expected in (
+        ("state=running", [running]),
+        ("state=failed,running", [failed, running]),
+        ("state=cancelled", []),
+        ("operation=count", [counted]),
+        ("operation=coun", []),
+        ("q=oun", [counted]),
+        (f"q={done[10:20]}", [done]),
+        ("q=", [counted, failed, done, running]),
+        ("q=%25", []),
+        ("q=%00", []),
+        ("operation=puppet&state=completed", [done]),
+    ):
+        assert listed(await visitor.get(f"/runs?{query}")) == expected, query
+
+
+@pytest.mark.parametrize("state", ["", "Running", "running,", "done", "running, failed"])
+async def test_states_that_are_none(visitor: Visitor, state: str) -> None:
+    from urllib.parse import quote
+
+    problem = refused(await visitor.get(f"/runs?state={quote(state)}"), 422, "input-invalid")
+    assert "timed_out" in problem["fix"]
+
+
+# --- forgetting and cancelling -----------------------------------------------------------------
+
+
+async def test_only_what_has_ended_can_be_forgotten(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    refused(await visitor.ask("DELETE", f"/runs/{run}"), 409, "run-active")
+    stage.finish(run)
+    await stage.ended(run)
+    answer = await visitor.ask("DELETE", f"/runs/{run}")
+    assert (answer.status, answer.body) == (204, b"")
+    refused(await visitor.ask("DELETE", f"/runs/{run}"), 404, "run-unknown")
+    refused(await visitor.get(f"/runs/{run}"), 404, "run-unknown")
+    assert listed(await visitor.get("/runs")) == []
+
+
+async def test_cancelling_twice_is_cancelling(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    await stage.head(run, 2)
+    answer = await visitor.post(f"/runs/{run}/cancel")
+    assert answer.status == 202
+    assert is_private_json(answer)
+    assert answer.json["state"] == "cancelling"
+    await visitor.post(f"/runs/{run}/cancel")
+    await stage.ended(run)
+    again = await visitor.post(f"/runs/{run}/cancel")
+    assert (again.status, again.json["state"]) == (202, "cancelled")
+    page = (await visitor.get(f"/runs/{run}/events?format=json")).json["events"]
+    types = [event["type"] for event in page]
+    assert types.count("status") == types.count("cancelled") == 1
+    assert types[-1] == "cancelled"
+
+
+async def test_cancelling_what_has_ended_changes_nothing(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.done()
+    before = (await visitor.get(f"/runs/{run}")).body
+    answer = await visitor.post(f"/runs/{run}/cancel")
+    assert (answer.status, answer.body) == (202, before)
+
+
+# --- pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 14, 10_000])
+async def test_pages_of_events_to_the_end(stage: Stage, visitor: Visitor, limit: int) -> None:
+    run = await stage.start("count", rows=12)
+    await stage.ended(run)
+    found: list[dict[str, Any]] = []
+    after = "0"
+    while True:
+        answer = await visitor.get(f"/runs/{run}/events?format=json&limit={limit}&after={after}")
+        assert is_private_json(answer)
+        page = answer.json
+        assert 0 < len(page["events"]) <= limit
+        found += page["events"]
+        after = page["next"]
+        if page["finished"]:
+            break
+    assert [event["id"] for event in found] == [str(number) for number in range(1, 15)]
+    assert after == "14"
+    stream = await visitor.get(f"/runs/{run}/events")
+    assert [(e.id, e.event, json.loads(e.data)) for e in stream.events] == [
+        (event["id"], event["type"], event["data"]) for event in found
+    ]
+    over = await visitor.get(f"/runs/{run}/events?format=json&after={after}")
+    assert over.status == 200
+    assert over.json == {"events": [], "next": "14", "finished": True}
+
+
+async def test_a_page_of_a_run_that_goes_on(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    await stage.head(run, 2)
+    page = (await visitor.get(f"/runs/{run}/events", {"accept": "application/json"})).json
+    assert (len(page["events"]), page["next"], page["finished"]) == (2, "2", False)
+    latest = (await visitor.get(f"/runs/{run}/events?format=json&after=latest")).json
+    assert latest == {"events": [], "next": "2", "finished": False}
+    stage.emit(run, "log", message="more")
+    await stage.head(run, 3)
+    page = (await visitor.get(f"/runs/{run}/events?format=json&after=2")).json
+    assert [event["id"] for event in page["events"]] == ["3"]
+
+
+async def test_pages_of_some_types_always_have_the_end(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start("count", rows=5)
+    await stage.ended(run)
+    page = (await visitor.get(f"/runs/{run}/events?format=json&types=start")).json
+    assert [event["type"] for event in page["events"]] == ["start", "complete"]
+    assert page["finished"]
+    ids = [int(event["id"]) for event in page["events"]]
+    assert all(one < next_ for one, next_ in pairwise(ids))
+
+
+def naming(size: int) -> bytes:
+    """A body that starts a puppet, of that size."""
+    return b'{"operation":"puppet","input":{"name":"%b"}}' % (b"x" * (size - 42))
+
+
+async def test_a_body_has_a_bound(visitor: Visitor) -> None:
+    body = naming(MAX_BODY_BYTES)
+    assert len(body) == MAX_BODY_BYTES
+    answer = await visitor.ask("POST", "/runs", body=body)
+    assert "input of puppet" in refused(answer, 413, "body-too-large")["detail"]
+    answer = await visitor.ask("POST", "/runs", body=body + b" ")
+    assert "request body" in refused(answer, 413, "body-too-large")["detail"]
+    assert listed(await visitor.get("/runs")) == []
+
+
+async def test_the_largest_input_is_told_as_well(stage: Stage, visitor: Visitor) -> None:
+    name = "x" * (MAX_INPUT_BYTES - len('{"name":""}'))
+    run = await stage.done(name=name)
+    shown = (await visitor.get(f"/runs/{run}")).json
+    assert shown["state"] == "completed"
+    assert shown["input"] == {"name": name}
+    page = (await visitor.get(f"/runs/{run}/events?format=json")).json
+    assert page["events"][0]["data"]["input"] == {"name": name}

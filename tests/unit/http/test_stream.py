@@ -1,0 +1,436 @@
+"""GET /runs/{id}/events and its kin, as they go over the wire."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from tailrace.errors import LogFull
+from tailrace.eventlog.contract import Retention
+from tailrace.projections import STREAMS
+from tailrace.protocol.wire import HEARTBEAT_SECONDS
+from tests.stage import BEGAN, Stage, staged
+from tests.visitor import Visitor
+
+pytestmark = pytest.mark.anyio
+
+OPENING = b": tailrace\nretry: 1000\n"
+KEEP_ALIVE = b": keep-alive\n"
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+    (b"x-content-type-options", b"nosniff"),
+]
+LAST = HEARTBEAT_SECONDS + 1
+
+
+async def test_the_head_and_the_whole_body(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.written([("log", {"message": "hi"}, 1)], ends=2)
+    answer = await visitor.get(f"/runs/{run}/events")
+    assert answer.status == 200
+    assert sorted(answer.raw_headers) == sorted(STREAM_HEADERS), "and no content-length"
+    assert answer.body == OPENING + (
+        b'id: 1\nevent: log\ndata: {"message":"hi","timestamp":"2023-11-14T22:13:21.000Z"}\n\n'
+        b'id: 2\nevent: complete\ndata: {"status":"completed",'
+        b'"timestamp":"2023-11-14T22:13:22.000Z"}\n\n'
+        b": end\n"
+    )
+    assert answer.chunks[0] == OPENING
+    assert answer.chunks[-1] == b": end\n"
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_something_is_sent_before_the_work_does_anything(name: str) -> None:
+    async with staged(idle=True) as stage:
+        run = await stage.start()
+        async with stage.visitor.visit("GET", f"/runs/{run}/events?format={name}") as visit:
+            await visit.until(lambda v: v.body)
+            assert visit.body == STREAMS[name].opening != b""
+        assert (await stage.runs.record(run)).last_seq == 0
+
+
+async def test_a_post_answers_with_the_stream_before_the_work_does_anything() -> None:
+    async with staged(idle=True) as stage:
+        async with stage.visitor.visit(
+            "POST", "/runs", {"accept": "text/event-stream"}, json={"operation": "puppet"}
+        ) as visit:
+            await visit.until(lambda v: v.body)
+            assert visit.status == 201
+            assert visit.body == OPENING
+            here = visit.headers["location"]
+            assert visit.headers["content-location"] == f"{here}/events"
+            head = {"location", "content-location"}
+            others = [(n, v) for n, v in visit.raw_headers if n.decode() not in head]
+            assert sorted(others) == sorted(STREAM_HEADERS)
+        assert (await stage.visitor.get(here)).json["state"] == "queued"
+
+
+async def test_a_post_streams_to_the_end_and_a_repeat_resumes(
+    stage: Stage, visitor: Visitor
+) -> None:
+    asked = {"operation": "puppet", "input": {"name": "Ada"}}
+    key = {"idempotency-key": "mine", "accept": "text/event-stream"}
+    async with visitor.visit("POST", "/runs?types=log", key, json=asked) as visit:
+        await visit.told(b"I am Ada")
+        assert visit.status == 201
+        run = visit.headers["location"].rpartition("/")[2]
+        cut = visit.last_id
+    stage.emit(run, "log", message="while away")
+    # A client that knows only its own request repeats it, with what it has.
+    again = visitor.open("POST", "/runs", {**key, "last-event-id": cut}, json=asked)
+    await again.told(b"while away")
+    stage.finish(run)
+    await again.over()
+    assert again.status == 200
+    assert again.ids == [3, 4]
+    over = await visitor.post("/runs", asked, {**key, "last-event-id": "4"})
+    assert over.status == 204
+    assert len((await visitor.get("/runs")).json["runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "where"), [("", "/events"), ("?format=text", "/events?format=text")]
+)
+async def test_where_a_posted_stream_is(visitor: Visitor, query: str, where: str) -> None:
+    answer = await visitor.post(
+        f"/runs{query}", {"operation": "count"}, {"accept": "text/event-stream"}
+    )
+    assert answer.headers["content-location"] == answer.headers["location"] + where
+    again = await visitor.get(answer.headers["content-location"])
+    assert again.body == answer.body
+
+
+# --- formats ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "media", "first"),
+    [
+        ("events", "text/event-stream; charset=utf-8", b'id: 1\nevent: log\ndata: {"message"'),
+        ("text", "text/event-stream; charset=utf-8", b"id: 1\ndata: [info] hi\n\n"),
+        ("typed", "text/event-stream; charset=utf-8", b'id: 1\ndata: {"type":"log","message"'),
+        ("ndjson", "application/x-ndjson", b'{"id":"1","type":"log","data":{"message":"hi"'),
+    ],
+)
+async def test_every_format(
+    stage: Stage, visitor: Visitor, name: str, media: str, first: bytes
+) -> None:
+    run = await stage.written([("log", {"message": "hi"}, 1)], ends=2)
+    answer = await visitor.get(f"/runs/{run}/events?format={name}")
+    assert (answer.status, answer.headers["content-type"]) == (200, media)
+    assert answer.headers["cache-control"] == "no-cache, no-transform"
+    assert "content-length" not in answer.headers
+    assert answer.body.removeprefix(STREAMS[name].opening).startswith(first)
+    assert b"\r" not in answer.body
+    if name != "ndjson":
+        assert answer.ids == [1, 2]
+        assert answer.body.endswith(b"\n\n: end\n")
+    by_accept = await visitor.get(
+        f"/runs/{run}/events", {"accept": f"application/json;q=0.1, {media}"}
+    )
+    assert by_accept.body == (answer if media.endswith("ndjson") else await visitor.get(
+        f"/runs/{run}/events"
+    )).body  # fmt: skip
+
+
+async def test_ndjson_is_json_on_every_line(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.done("count", rows=3)
+    answer = await visitor.get(f"/runs/{run}/events?format=ndjson")
+    lines = [json.loads(line) for line in answer.text.splitlines() if line]
+    assert [line["id"] for line in lines] == ["1", "2", "3", "4", "5"]
+    assert [line["type"] for line in lines] == ["start", *["progress"] * 3, "complete"]
+
+
+# --- cursors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "ids"),
+    [
+        ("", None, [1, 2, 3, 4]),
+        ("?after=", None, [1, 2, 3, 4]),
+        ("?after=0", None, [1, 2, 3, 4]),
+        ("?after=2", None, [3, 4]),
+        ("", "3", [4]),
+        ("?after=1", "3", [4]),
+        ("?after=latest", "3", [4]),
+        ("?after=3", "", [4]),
+        ("?after=0-2", None, [3, 4]),
+        # Half of event 3 was received: it comes again.
+        ("?after=3.1", None, [3, 4]),
+    ],
+)
+async def test_where_a_watcher_goes_on(
+    stage: Stage, visitor: Visitor, query: str, header: str | None, ids: list[int]
+) -> None:
+    run = await stage.written([("log", {"n": n}, n) for n in range(3)], ends=4)
+    headers = {} if header is None else {"last-event-id": header}
+    answer = await visitor.get(f"/runs/{run}/events{query}", headers)
+    assert (answer.status, answer.ids) == (200, ids)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_nothing_is_left_at_the_last_event(
+    stage: Stage, visitor: Visitor, name: str
+) -> None:
+    run = await stage.written(ends=1)
+    for query, headers in (
+        ("after=1", {}),
+        ("after=latest", {}),
+        ("after=0", {"last-event-id": "1"}),
+        ("after=1&speed=2", {}),
+        ("after=1&types=log", {}),
+    ):
+        answer = await visitor.get(f"/runs/{run}/events?format={name}&{query}", headers)
+        assert (answer.status, answer.body) == (204, b""), query
+        assert "content-type" not in answer.headers
+
+
+@pytest.mark.parametrize("query", ["after=3", "after=1-1", "after=999999999999999999"])
+async def test_a_cursor_from_the_future(stage: Stage, visitor: Visitor, query: str) -> None:
+    run = await stage.written(ends=1)
+    for format_ in ("events", "ndjson", "json"):
+        answer = await visitor.get(f"/runs/{run}/events?{query}&format={format_}")
+        assert (answer.status, answer.json["code"]) == (400, "cursor-from-future")
+
+
+async def test_latest_means_from_now_on(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    await stage.head(run, 2)
+    async with visitor.visit("GET", f"/runs/{run}/events?after=latest") as visit:
+        await visit.told(OPENING)
+        stage.emit(run, "log", message="now")
+        await visit.told(b"now")
+        assert visit.ids == [3]
+
+
+async def test_any_number_of_cuts_lose_and_repeat_nothing(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    whole = visitor.open("GET", f"/runs/{run}/events")
+    cursor, frames = "0", b""
+    for n in range(12):
+        async with visitor.visit("GET", f"/runs/{run}/events", {"last-event-id": cursor}) as visit:
+            stage.emit(run, "log", message=f"number {n};")
+            await visit.told(b"number %d;" % n)
+            frames += visit.body.removeprefix(OPENING)
+            cursor = visit.last_id
+    stage.finish(run)
+    end = await visitor.get(f"/runs/{run}/events?after={cursor}")
+    await whole.over()
+    assert whole.body == OPENING + frames + end.body.removeprefix(OPENING)
+    assert whole.ids == list(range(1, 16))
+
+
+async def test_trimmed_history_is_a_gap() -> None:
+    async with staged(retention=Retention(run_events=4)) as stage:
+        run = await stage.written([("log", {"n": n}, n) for n in range(9)], ends=10)
+        first = (await stage.runs.record(run)).first_seq
+        assert first > 1
+        for format_, told in (
+            ("events", f'event: gap\ndata: {{"run":"{run}","from":1,"to":{first - 1}}}\n\n'),
+            ("text", f"data: [events 1 to {first - 1} are no longer kept]\n\n"),
+        ):
+            answer = await stage.visitor.get(f"/runs/{run}/events?format={format_}")
+            body = answer.text.removeprefix(OPENING.decode())
+            assert body.startswith(told)
+            assert f"\nid: {first}\n" in body
+        page = (await stage.visitor.get(f"/runs/{run}/events?format=json")).json
+        assert page["gap"] == {"from": 1, "to": first - 1}
+        assert page["events"][0]["id"] == str(first)
+
+
+# --- filters -----------------------------------------------------------------------------------
+
+
+async def test_a_filter_lets_its_types_and_the_end_through(stage: Stage, visitor: Visitor) -> None:
+    told = [("log", {}, 1), ("progress", {}, 2), ("log", {}, 3), ("x:y", {}, 4)]
+    run = await stage.written(told, ends=5)
+    for types, ids in (
+        ("log", [1, 3, 5]),
+        ("log,x:y", [1, 3, 4, 5]),
+        ("start", [5]),
+        ("complete", [5]),
+        ("nobody.emits.this", [5]),
+    ):
+        answer = await visitor.get(f"/runs/{run}/events?types={types}")
+        assert answer.ids == ids, types
+
+
+# --- timed: keep-alives, ticks ---------------------------------------------------------------------
+
+
+async def test_a_silent_stream_is_kept_alive_without_ghosts(
+    stage: Stage, visitor: Visitor
+) -> None:
+    run = await stage.start()
+    async with visitor.visit("GET", f"/runs/{run}/events") as visit:
+        await visit.told(b"I am")
+        stage.beat(HEARTBEAT_SECONDS - 1)
+        for count in range(1, 4):
+            stage.beat(LAST * count)
+            await visit.until(lambda v, count=count: v.body.count(KEEP_ALIVE) == count)
+        stage.emit(run, "log", message="again")
+        await visit.told(b"again")
+        silence = visit.text.partition("I am ")[2].partition("id: 3\n")[0]
+        assert silence.endswith("\n\n" + KEEP_ALIVE.decode() * 3)
+        assert visit.ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_every_format_is_kept_alive(stage: Stage, visitor: Visitor, name: str) -> None:
+    run = await stage.start()
+    await stage.head(run, 2)
+    async with visitor.visit("GET", f"/runs/{run}/events?after=latest&format={name}") as visit:
+        await visit.until(lambda v: v.body)
+        stage.beat(LAST)
+        alive = STREAMS[name].opening + STREAMS[name].heartbeat
+        await visit.until(lambda v: v.body == alive)
+
+
+async def test_ticks_tell_how_long_it_takes(
+    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await stage.written()
+    now = BEGAN + 90
+    monkeypatch.setattr("tailrace.http.stream.time.time", lambda: now)
+    async with visitor.visit("GET", f"/runs/{run}/events?tick=2") as visit:
+        await visit.told(OPENING)
+        stage.beat(1.9)
+        stage.beat(2.1)
+        await visit.told(b"tick")
+        stage.beat(3.9)
+        assert visit.body == OPENING + b'event: tick\ndata: {"elapsed_seconds":90.0}\n\n'
+        assert visit.last_id == ""
+        stage.beat(4.2)
+        await visit.until(lambda v: v.body.count(b"event: tick") == 2)
+
+
+async def test_no_ticks_unasked(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.written()
+    async with visitor.visit("GET", f"/runs/{run}/events") as visit:
+        await visit.told(OPENING)
+        for seconds in (1, 5, 14, LAST):
+            stage.beat(seconds)
+        await visit.told(KEEP_ALIVE)
+        assert visit.body == OPENING + KEEP_ALIVE
+
+
+# --- leaving ------------------------------------------------------------------------------------------
+
+
+async def test_leaving_frees_everything_and_stops_nothing(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    hub = stage.runs.hub
+    async with visitor.visit("GET", f"/runs/{run}/events") as visit:
+        await visit.told(b"I am")
+        assert (hub.connections, hub.watchers(run)) == (1, 1)
+    assert not visit.is_complete
+    assert (hub.connections, hub.watchers(run)) == (0, 0)
+    stage.emit(run, "log", message="all the same")
+    assert (await stage.head(run, 3)).state == "running"
+
+
+async def test_a_stalled_watcher_holds_nobody_up(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    slow, quick = (visitor.open("GET", f"/runs/{run}/events") for _ in range(2))
+    await slow.told(b"I am")
+    slow.stall()
+    for n in range(5):
+        stage.emit(run, "log", message=f"number {n};")
+    await quick.told(b"number 4;")
+    assert b"number 4" not in slow.body
+    stage.finish(run)
+    await quick.over()
+    slow.go_on()
+    await slow.over()
+    assert slow.body == quick.body
+
+
+async def test_the_server_goes_away(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    visit = visitor.open("GET", f"/runs/{run}/events")
+    await visit.told(b"I am")
+    stage.runs.hub.drain()
+    await visit.over()
+    assert visit.is_complete
+    assert visit.body.endswith(b"\n\nretry: 500\n: end\n")
+    late = await visitor.get(f"/runs/{run}/events")
+    assert late.body == OPENING + b"retry: 500\n: end\n"
+
+
+# --- faults -----------------------------------------------------------------------------------------------
+
+
+async def test_a_fault_of_the_log_before_the_stream_is_a_problem(
+    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await stage.written()
+    answers: list[Any] = [await stage.log.get(run)]
+
+    async def get(_: str) -> Any:
+        if answers:
+            return answers.pop()
+        raise LogFull("No space.", fix="Make some.")
+
+    monkeypatch.setattr(stage.log, "get", get)
+    answer = await visitor.get(f"/runs/{run}/events")
+    assert (answer.status, answer.json["code"]) == (507, "log-full")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_fault_of_the_log_in_the_stream_is_an_event(
+    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await stage.written(ends=1)
+
+    async def read(*_: Any) -> Any:
+        raise LogFull("No space.", fix="Make some.")
+
+    monkeypatch.setattr(stage.log, "read", read)
+    answer = await visitor.get(f"/runs/{run}/events")
+    assert answer.status == 200
+    [event] = answer.events
+    assert (event.event, event.id) == ("error", "")
+    assert json.loads(event.data)["code"] == "log-full"
+    assert answer.body.endswith(b"\n\n: end\n")
+
+
+async def test_a_run_that_is_forgotten_between_two_looks(
+    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await stage.written(ends=1)
+    record = await stage.runs.record(run)
+
+    async def known(*_: Any) -> Any:
+        await stage.log.forget(run)
+        return record
+
+    monkeypatch.setattr(stage.runs, "record", known)
+    answer = await visitor.get(f"/runs/{run}/events")
+    assert (answer.status, answer.json["code"]) == (404, "run-unknown")
+
+
+# --- a host's own endpoint ----------------------------------------------------------------------------
+
+
+async def test_a_run_answers_a_request_of_the_host(stage: Stage) -> None:
+    host = FastAPI()
+
+    @host.get("/report")
+    async def report(request: Request) -> Response:
+        run = await stage.runs.operations.get("count").start(rows=2)
+        await run.wait()
+        response: Response = run.response(request)
+        return response
+
+    visitor = Visitor(host)
+    answer = await visitor.get("/report?types=complete")
+    assert sorted(answer.raw_headers) == sorted(STREAM_HEADERS)
+    assert answer.ids == [4]
+    text = await visitor.get("/report?format=text", {"last-event-id": "3"})
+    assert text.text.removeprefix(OPENING.decode()).startswith("id: 4\ndata: [completed in")
+    await asyncio.sleep(0)

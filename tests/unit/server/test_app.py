@@ -1,0 +1,197 @@
+import errno
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from tailrace.errors import AddressUnusable, LogError, SettingsInvalid
+from tailrace.server import app
+from tailrace.server.settings import Settings
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    (tmp_path / "hello.py").write_text("print('hello')\n", encoding="utf-8")
+    return tmp_path
+
+
+# ------------------------------------------------------------------ build
+
+
+def test_without_a_root_there_is_no_script_operation() -> None:
+    runs = app.build(Settings(log="memory:"))
+    assert list(runs.operations) == []
+
+
+def test_with_a_root_there_is(scripts: Path) -> None:
+    runs = app.build(Settings(log="memory:", allow_root=(scripts,)))
+    assert [operation.name for operation in runs.operations] == ["script"]
+
+
+def test_a_log_nobody_knows() -> None:
+    with pytest.raises(SettingsInvalid, match="nosuch://"):
+        app.build(Settings(log="nosuch://x"))
+
+
+def index(settings: Settings, **headers: str) -> httpx2.Response:
+    with TestClient(app.build(settings).asgi, base_url="http://127.0.0.1:4321") as client:
+        return client.get("/", headers=headers)
+
+
+def test_the_index_has_commands_to_copy(scripts: Path) -> None:
+    answer = index(Settings(log="memory:", allow_root=(scripts,)))
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    commands = [line for line in answer.text.splitlines() if line.startswith("  curl ")]
+    assert len(commands) == 3
+    assert all("http://127.0.0.1:4321/" in command for command in commands)
+    assert '"file": "hello.py"' in commands[1]
+
+
+def test_the_index_without_scripts() -> None:
+    assert '"operation": "NAME"' in index(Settings(log="memory:")).text
+
+
+def test_a_script_that_a_shell_would_take_apart_is_not_proposed(tmp_path: Path) -> None:
+    (tmp_path / "a'; rm -rf x.py").touch()
+    assert "rm -rf" not in index(Settings(log="memory:", allow_root=(tmp_path,))).text
+
+
+@pytest.mark.parametrize("host", ["x$(reboot)", "x;reboot", "x'y", "x`y`"])
+def test_a_host_header_cannot_write_commands(host: str) -> None:
+    text = index(Settings(log="memory:"), host=host).text
+    assert host not in text
+    assert re.search(r"^  curl http://127\.0\.0\.1:[0-9]+/runs$", text, re.MULTILINE)
+
+
+# ------------------------------------------------------------------ listen
+
+
+def test_a_chosen_port() -> None:
+    with app.listen("127.0.0.1", 0) as listener:
+        assert app.url(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert listener.getsockname()[1] > 0
+
+
+def test_a_name_for_this_machine() -> None:
+    with app.listen("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_ipv6() -> None:
+    try:
+        listener = app.listen("::1", 0)
+    except AddressUnusable:
+        pytest.skip("no IPv6 loopback here")
+    with listener:
+        assert app.url(listener).startswith("http://[::1]:")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_nothing_but_loopback(host: str) -> None:
+    with pytest.raises(AddressUnusable, match="there are no keys yet") as caught:
+        app.listen(host, 4000)
+    assert "127.0.0.1" in caught.value.fix
+
+
+def test_a_port_that_is_taken() -> None:
+    with app.listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(AddressUnusable, match=f":{port}: another program") as caught:
+            app.listen("127.0.0.1", port)
+    assert "--port 0" in caught.value.fix
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(AddressUnusable, match="no address of this machine"):
+        app.listen("no such host", 4000)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "privileges"),
+        (errno.EADDRNOTAVAIL, "no such address"),
+        (errno.EMFILE, "Too many open files"),
+    ],
+)
+def test_other_reasons(number: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(socket.socket):
+        def bind(self, address: Any) -> None:
+            raise OSError(number, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with pytest.raises(AddressUnusable, match=said):
+        app.listen("127.0.0.1", 4000)
+
+
+# ------------------------------------------------------------------ serve
+
+
+class Thread(threading.Thread):
+    """`serve` in a thread, where there are no signals: it is stopped through the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.is_ready = threading.Event()
+        self.error: BaseException | None = None
+        self._settings = settings
+
+    def run(self) -> None:
+        try:
+            app.serve(self._settings, self._say)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.is_ready.set()
+
+    def _say(self, line: str) -> None:
+        self.said.append(line)
+        self.is_ready.set()
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    made: list[Any] = []
+
+    class Known(app._Server):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(app, "_Server", Known)
+    yield made
+    for server in made:
+        server.should_exit = True
+
+
+def test_it_says_where_it_listens_once_it_answers(servers: list[Any]) -> None:
+    thread = Thread(Settings(log="memory:", port=0))
+    thread.start()
+    assert thread.is_ready.wait(20), thread.error
+    assert thread.error is None
+    assert len(thread.said) == 1
+    base = thread.said[0].rpartition(" ")[2]
+    answer = httpx2.get(f"{base}/readyz", trust_env=False)
+    assert answer.status_code == 200
+    assert "server" not in answer.headers
+    servers[0].should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+    assert servers[0].config.timeout_graceful_shutdown == 7
+
+
+def test_a_log_that_cannot_be_opened(servers: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    thread = Thread(Settings(log=str(tmp_path / "file" / "runs.db"), port=0))
+    thread.start()
+    thread.join(20)
+    assert isinstance(thread.error, LogError)
+    assert thread.said == []

@@ -1,0 +1,143 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tailrace.errors import SettingsInvalid
+from tailrace.eventlog.places import default_log
+from tailrace.server.settings import Settings, load
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "tailrace.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults() -> None:
+    settings = load({}, {})
+    assert settings == Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 4000)
+    assert settings.log == str(default_log())
+    assert settings.allow_root == ()
+    assert settings.config is None
+
+
+def test_they_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    config = written(tmp_path, '[server]\nhost = "::1"\nport = 1\ngrace = 7\n')
+    env = {"TAILRACE_PORT": "2", "TAILRACE_GRACE": "8", "TAILRACE_CONFIG": str(config)}
+    settings = load({"grace": 9.0, "port": None, "allow_root": ()}, env)
+    assert (settings.host, settings.port, settings.grace) == ("::1", 2, 9.0)
+    assert settings.config == config
+
+
+def test_a_config_flag_wins_over_the_variable(tmp_path: Path) -> None:
+    config = written(tmp_path, "[server]\nport = 1\n")
+    settings = load({"config": str(config)}, {"TAILRACE_CONFIG": str(tmp_path / "none.toml")})
+    assert settings.port == 1
+
+
+def test_an_empty_variable_says_nothing() -> None:
+    assert load({}, {"TAILRACE_PORT": "", "TAILRACE_CONFIG": ""}) == Settings()
+
+
+def test_a_file_may_be_empty(tmp_path: Path) -> None:
+    config = written(tmp_path, "")
+    assert load({"config": config}, {}) == Settings(config=config)
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    config = written(tmp_path, '[server]\nlog = "runs.db"\nallow_root = ["scripts"]\n')
+    settings = load({"config": config}, {})
+    assert settings.log == str(tmp_path / "runs.db")
+    assert settings.allow_root == ((tmp_path / "scripts").resolve(),)
+
+
+def test_a_root_may_stand_alone(tmp_path: Path) -> None:
+    config = written(tmp_path, f'[server]\nallow_root = "{tmp_path}"\n')
+    assert load({"config": config}, {}).allow_root == (tmp_path.resolve(),)
+
+
+def test_several_roots_in_the_environment(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    roots = load({}, {"TAILRACE_ALLOW_ROOT": f"{tmp_path / 'a'}:{tmp_path / 'b'}"}).allow_root
+    assert [root.name for root in roots] == ["a", "b"]
+
+
+@pytest.mark.parametrize("place", ["memory:", "sqlite:x.db", "redis://h/0"])
+def test_a_log_that_is_no_path_stays_as_it_is(place: str, tmp_path: Path) -> None:
+    config = written(tmp_path, f'[server]\nlog = "{place}"\n')
+    assert load({"config": config}, {}).log == place
+
+
+def test_an_unknown_key_is_named_with_its_file_and_the_known_ones(tmp_path: Path) -> None:
+    config = written(tmp_path, "[server]\nprot = 1\n")
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert "'prot'" in str(caught.value)
+    assert str(config) in str(caught.value)
+    assert caught.value.fix == "The settings are host, port, log, allow_root, grace."
+
+
+@pytest.mark.parametrize("text", ["[sever]\nport = 1\n", "port = 1\n", "server = 4\n"])
+def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsInvalid, match=r"nothing that is read") as caught:
+        load({"config": written(tmp_path, text)}, {})
+    assert "[server]" in caught.value.fix
+
+
+def test_a_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="No such file"):
+        load({"config": str(tmp_path / "none.toml")}, {})
+
+
+@pytest.mark.parametrize("content", [b"[server", b'[server]\nhost = "\xff"\n'])
+def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsInvalid, match="is not TOML"):
+        load({"config": path}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", ""), ("host", 4), ("host", "a\nb"),
+        ("port", -1), ("port", 65_536), ("port", "x"), ("port", True), ("port", 1.5),
+        ("port", "99999999999999999999"),
+        ("log", 4), ("log", ""), ("log", "a\0b"),
+        ("allow_root", 4), ("allow_root", [""]), ("allow_root", ["/no/such/folder"]),
+        ("grace", 0), ("grace", -1), ("grace", "x"), ("grace", True), ("grace", "nan"),
+        ("grace", 1e9),
+    ],
+)  # fmt: skip
+def test_values_without_sense_are_refused(name: str, value: object) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load({name: value}, {})
+    assert str(caught.value).startswith(f"--{name.replace('_', '-')} must be ")
+    assert caught.value.fix
+
+
+def test_where_a_wrong_value_was_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"^TAILRACE_PORT must be a whole number"):
+        load({}, {"TAILRACE_PORT": "http"})
+    config = written(tmp_path, "[server]\nport = true\n")
+    with pytest.raises(SettingsInvalid, match=f"^port in {config} must be a whole number"):
+        load({"config": config}, {})
+
+
+def test_a_refused_log_is_not_repeated() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"log": "redis://user:secret\0@h/0"}, {})
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_may_be_in_brackets() -> None:
+    assert load({"host": "[::1]"}, {}).host == "::1"
