@@ -15,11 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tailrace.runners.script import MARK
+
 ROOT: Final = Path(__file__).parents[1]
 
 _UVICORN: Final = ("-m", "uvicorn", "{app}", "--port", "{port}")
 _GRANIAN: Final = ("-m", "granian", "{app}", "--interface", "asgi", "--port", "{port}")
 _HYPERCORN: Final = ("-m", "hypercorn", "{app}", "--bind", "127.0.0.1:{port}")
+
+_OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "uvicorn-limited": (*_UVICORN, "--limit-max-requests", "40"),
+}
 
 SERVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "uvicorn": (*_UVICORN, "--loop", "uvloop", "--http", "httptools"),
@@ -55,12 +61,23 @@ def until(done: Callable[[], bool], what: str, within: float = 10.0) -> float:
 
 
 async def eventually(done: Callable[[], bool], what: str, within: float = 10.0) -> float:
-    """`until`, for the event loop."""
+    """`until`, for the event loop, which goes on meanwhile."""
     began = time.monotonic()
-    while not done():
+    while not await asyncio.to_thread(done):
         assert time.monotonic() - began < within, f"after {within:g} s still not: {what}"
         await asyncio.sleep(0.005)
     return time.monotonic() - began
+
+
+def marked(run: str) -> list[int]:
+    """The processes that a run's program started, wherever they hide."""
+    mark = f"{MARK}={run}".encode()
+    found: list[int] = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in place.read_bytes().split(b"\0"):
+                found.append(int(place.parent.name))
+    return found
 
 
 @dataclass
@@ -80,7 +97,10 @@ class Served:
         """A plain request; the answer's status and JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            headers = {} if body is None else {"content-type": "application/json"}
+            # hypercorn keeps a connection for 5 s after its client has closed it.
+            headers = {"connection": "close"}
+            if body is not None:
+                headers["content-type"] = "application/json"
             sent = None if body is None else json.dumps(body)
             connection.request(method, self.prefix + path, sent, headers)
             answer = connection.getresponse()
@@ -152,7 +172,7 @@ def serving(
     scripts.mkdir(exist_ok=True)
     port = port or free_port()
     app = "tests.apps.served:app"
-    words = [word.format(app=app, port=port) for word in SERVERS[kind]]
+    words = [word.format(app=app, port=port) for word in {**SERVERS, **_OTHERS}[kind]]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

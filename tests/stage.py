@@ -23,6 +23,7 @@ from tests.visitor import WAIT_SECONDS, Visitor
 BEGAN: Final = 1_700_000_000.0
 
 Order = tuple[str, Any]
+Tale = tuple[str, dict[str, Any], float]
 
 
 class Idle:
@@ -100,7 +101,7 @@ class Stage:
 
     async def written(
         self,
-        told: Sequence[tuple[str, dict[str, Any], float]] = (),
+        told: Sequence[Tale] = (),
         *,
         ends: float | None = None,
         **given: Any,
@@ -160,9 +161,7 @@ async def staged(
     log: EventLog | None = None, *, retention: Retention | None = None, idle: bool = False
 ) -> AsyncIterator[Stage]:
     """A stage, until the block ends; whatever still runs is stopped then."""
-    runs = Tailrace(
-        log or MemoryLog(retention), grace=0.1, dispatcher=Idle() if idle else None
-    )
+    runs = Tailrace(log or MemoryLog(retention), grace=0.1, dispatcher=Idle() if idle else None)
     stage = Stage(runs, Visitor(runs.asgi))
     runs.operation(name="puppet")(stage.play)
     runs.operation(count)

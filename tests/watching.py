@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +17,8 @@ class Watcher(asyncio.Protocol):
     """One connection. What it has received so far is in `status`, `headers` and `body`.
 
     `chunks` are the sizes of the chunks, `is_complete` tells that the last one came (the
-    zero-length one of RFC 9112 §7.1), `is_closed` that the connection has ended.
+    zero-length one of RFC 9112 §7.1), `is_closed` that the connection has ended. `arrivals`
+    says when (seconds since 1970) how many bytes of the body were there.
     """
 
     def __init__(self, *, keeps: bool = True) -> None:
@@ -24,6 +27,7 @@ class Watcher(asyncio.Protocol):
         self.body = bytearray()
         self.received = 0
         self.chunks: list[int] = []
+        self.arrivals: list[tuple[float, int]] = []
         self.is_complete = False
         self.is_closed = False
         self.transport: asyncio.Transport
@@ -69,7 +73,9 @@ class Watcher(asyncio.Protocol):
             self._take(bytes(self._raw))
             self._raw.clear()
             length = self.headers.get("content-length")
-            self.is_complete = length is not None and self.received >= int(length)
+            # RFC 9112 §6.3: no body, and no length needed to say so.
+            is_empty = self.status in (204, 304)
+            self.is_complete = is_empty or (length is not None and self.received >= int(length))
         self._waiting.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -109,6 +115,7 @@ class Watcher(asyncio.Protocol):
         self.received += len(part)
         if self._keeps:
             self.body += part
+            self.arrivals.append((time.time(), self.received))
 
     # --- for tests -------------------------------------------------------------------
 
@@ -123,6 +130,20 @@ class Watcher(asyncio.Protocol):
     def last_event_id(self) -> str:
         """What to come back with."""
         return self.events[-1].id if self.events else ""
+
+    def delays(self, type: str) -> list[float]:
+        """Seconds from when each event of `type` was `sent` (a field of its payload) to here."""
+        found: list[float] = []
+        arrivals = iter(self.arrivals)
+        at, there = next(arrivals)
+        end = self.body.find(b"\n\n") + 2
+        for event in self.events:
+            while there < end:
+                at, there = next(arrivals)
+            if event.event == type:
+                found.append(at - float(json.loads(event.data)["sent"]))
+            end = self.body.find(b"\n\n", end) + 2
+        return found
 
     async def until(self, done: Callable[[Self], Any], what: str, within: float = 10.0) -> Self:
         """Wait for a condition. Fails, too, when the connection ends before."""
@@ -190,34 +211,64 @@ async def watchers() -> AsyncIterator[list[Watcher]]:
         await asyncio.sleep(0)
 
 
-def stalled(port: int, target: str, headers: Mapping[str, str] | None = None) -> socket.socket:
+class Stalled(socket.socket):
     """A watcher that asks and never reads. Its own buffer is small."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect(("127.0.0.1", port))
-    connection.sendall(request(target, "GET", headers or {}, b""))
-    return connection
+
+    def __init__(self, port: int, target: str) -> None:
+        super().__init__()
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.connect(("127.0.0.1", port))
+        self.ports = (port, self.getsockname()[1])
+        self.sendall(request(target, "GET", {}, b""))
 
 
-def pent_up(connection: socket.socket) -> int:
-    """How many bytes the kernel holds, at the server's end, for somebody who does not read."""
-    ours = connection.getsockname()[1]
-    theirs = connection.getpeername()[1]
+async def drained(connection: Stalled) -> bytes:
+    """The body that somebody got who did not read: what is in their own buffer now that the
+    connection is over.
+    """
+    watcher = Watcher()
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(10):
+            while part := await loop.sock_recv(connection, 65536):
+                watcher.data_received(part)
+    return bytes(watcher.body)
+
+
+def pent_up(connections: Sequence[Stalled]) -> list[int]:
+    """How many bytes the kernel holds, at the server's end, for those who do not read."""
+    held: dict[tuple[int, int], int] = {}
     for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         _, local, remote, _, queues = line.split()[:5]
-        if (int(local[-4:], 16), int(remote[-4:], 16)) == (theirs, ours):
-            return int(queues.partition(":")[0], 16)
-    return 0
+        ports = int(local[-4:], 16), int(remote[-4:], 16)
+        held[ports] = int(queues.partition(":")[0], 16)
+    return [held.get(connection.ports, 0) for connection in connections]
 
 
-async def stuck(connections: Sequence[socket.socket], within: float = 10.0) -> None:
-    """Wait until nothing moves any more towards watchers that do not read."""
-    before: list[int] = []
+async def stuck(connections: Sequence[Stalled], within: float = 10.0) -> int:
+    """Wait until nothing moves any more towards those who do not read; how much they hold up."""
     async with asyncio.timeout(within):
-        while not before or not all(before):
-            now = [pent_up(connection) for connection in connections]
+        while True:
+            before = await asyncio.to_thread(pent_up, connections)
             await asyncio.sleep(0.2)
-            before = [one if one == pent_up(c) else 0 for one, c in zip(now, connections, strict=True)]
+            if all(before) and before == await asyncio.to_thread(pent_up, connections):
+                return sum(before)
+
+
+async def drip(connection: Stalled, add: Callable[[], None]) -> None:
+    """Add to what somebody is sent who does not read, until the kernel takes no more of it,
+    and once more.
+    """
+    async with asyncio.timeout(60):
+        while True:
+            before = pent_up([connection])
+            add()
+            await asyncio.sleep(0.005)
+            if any(before) and before == pent_up([connection]):
+                await asyncio.sleep(0.3)
+                if before == pent_up([connection]):
+                    return
 
 
 def decoded(body: bytes) -> list[tuple[str, str, str]]:

@@ -8,12 +8,11 @@ number of readers, and readers at the same cursor get the very same bytes object
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Protocol
 
 from tailrace.projections.contract import Projection, Types
-
-if TYPE_CHECKING:
-    from tailrace.protocol.blocks import Block
+from tailrace.protocol.blocks import Block
 
 TAIL_BYTES: Final = 1024 * 1024
 """Bound of a run's tail in memory, in bytes."""
@@ -26,6 +25,23 @@ CHUNK_BYTES: Final = 256 * 1024
 _SHARED: Final = 64
 _SHARED_BYTES: Final = 8 * TAIL_BYTES
 _ENTRY_BYTES: Final = 100
+
+
+def pieces(block: Block) -> Iterator[Block]:
+    """A burst is one block of megabytes. In pieces of about CHUNK_BYTES, telling it keeps
+    nobody else waiting, and no server has to hold all of it for each watcher.
+    """
+    first, start = block.first, 0
+    while len(block.wire) - start > CHUNK_BYTES:
+        # A payload holds no raw line feed, so a blank line ends an event.
+        end = block.wire.find(b"\n\n", start + CHUNK_BYTES) + 2
+        if not 2 <= end < len(block.wire):
+            break
+        wire = block.wire[start:end]
+        last = first + wire.count(b"\n\n") - 1
+        yield Block(block.run, first, last, wire, block.epoch)
+        first, start = last + 1, end
+    yield Block(block.run, first, block.last, block.wire[start:], block.epoch) if start else block
 
 
 class Reader(Protocol):
@@ -84,9 +100,9 @@ class Channel:
         if block.first > self.head + 1:
             # A hole: what lies in it is read from the log by whoever needs it.
             self._clear()
-        block = block.after(self.head)
-        self._tail.append(block)
-        self._size += len(block.wire)
+        for piece in pieces(block.after(self.head)):
+            self._tail.append(piece)
+            self._size += len(piece.wire)
         self.head = block.last
         self.ended = block.ends
         while self._size > TAIL_BYTES and len(self._tail) > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, overload
 from tailrace import builtin
 from tailrace.dispatch.contract import Dispatcher
 from tailrace.dispatch.local import LocalDispatcher
-from tailrace.errors import InputInvalid, KeyReused, LogError, RunUnknown, TailraceError
+from tailrace.errors import InputInvalid, KeyReused, RunUnknown, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
 from tailrace.eventlog.places import open_log
 from tailrace.farewell import chained, signs
@@ -25,19 +24,15 @@ from tailrace.protocol.blocks import Block
 from tailrace.protocol.lifecycle import Signal
 from tailrace.protocol.runs import RunQuery, RunRecord, check_run_id, run_id
 from tailrace.run import Run, RunContext
-from tailrace.runners.script import sweep
 from tailrace.supervisor import GRACE_SECONDS, Supervisor
+from tailrace.upkeep import Upkeep
 
 P = ParamSpec("P")
 
 LOCAL: Final = "local"
 """The principal of whoever is not told apart: this process, or an open server's callers."""
 
-_REAP_SECONDS: Final = 1.0
-_SWEEP_EVERY: Final = 60
 _MAX_SECONDS: Final = 366 * 86_400.0
-
-logger = logging.getLogger("tailrace.engine")
 
 
 class Engine:
@@ -61,7 +56,8 @@ class Engine:
         self._hub = Hub(self.log)
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
         self._dispatcher = dispatcher or LocalDispatcher()
-        self._starting: asyncio.Lock | None = None
+        self._upkeep = Upkeep(self.log, self._hub)
+        self._changing: asyncio.Lock | None = None
         self._lifetime: contextlib.AsyncExitStack | None = None
         self._is_owned = False
 
@@ -89,8 +85,8 @@ class Engine:
         """
         if self._lifetime is not None:
             return
-        self._starting = self._starting or asyncio.Lock()
-        async with self._starting:
+        self._changing = self._changing or asyncio.Lock()
+        async with self._changing:
             if self._lifetime is None:
                 async with contextlib.AsyncExitStack() as stack:
                     await self._start(stack)
@@ -99,10 +95,12 @@ class Engine:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         await self.log.open()
         stack.push_async_callback(self.log.close)
+        stack.callback(self._hub.end)
         self.log.listen(self._arrived)
-        await self._reap()
-        keeping = asyncio.create_task(self._keep_house(), name="tailrace-house")
+        await self._upkeep.reap()
+        keeping = asyncio.create_task(self._upkeep.keep(), name="tailrace-upkeep")
         stack.push_async_callback(_ended, keeping)
+        self._supervisor.begin()
         self._dispatcher.bind(self._supervisor.execute)
         stack.push_async_callback(self._dispatcher.close)
         stack.callback(self._supervisor.stop_all)
@@ -112,10 +110,19 @@ class Engine:
 
     async def close(self) -> None:
         """End the streams, then the runs, then the log. Idempotent."""
-        lifetime, self._lifetime = self._lifetime, None
         self._is_owned = False
-        if lifetime is not None:
-            await lifetime.aclose()
+        # Until it is over the engine counts as started: what its runs ask of it in their
+        # grace must not start it again.
+        if self._lifetime is None or self._changing is None:
+            return
+        async with self._changing:
+            if self._lifetime is not None:
+                try:
+                    await self._lifetime.aclose()
+                finally:
+                    self._lifetime = None
+        # The next start may be in another event loop.
+        self._changing = None
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -152,28 +159,6 @@ class Engine:
     def _arrived(self, block: Block) -> None:
         self._hub.publish(block)
         self._supervisor.notice(block)
-
-    async def _keep_house(self) -> None:
-        rounds = 0
-        while True:
-            await asyncio.sleep(_REAP_SECONDS)
-            rounds += 1
-            try:
-                await self._reap()
-                watched = self._hub.watched()
-                if watched:
-                    await self.log.touch(watched, time.time())
-                if rounds % _SWEEP_EVERY == 0:
-                    await self.log.sweep(time.time())
-            except LogError as error:
-                logger.warning("The log could not be kept in order: %s", error)
-
-    async def _reap(self) -> None:
-        """End the runs whose process is gone. Others may do the same: the log lets one win."""
-        for orphan in await self.log.orphans():
-            survivors = await asyncio.to_thread(sweep, orphan.id)
-            await settle(self.log, orphan, Outcome(Signal.LOSE))
-            logger.warning("%s was lost with its process (%d left over)", orphan.id, survivors)
 
     # --- operations ------------------------------------------------------------------
 
@@ -285,10 +270,10 @@ class Engine:
     async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
         """Ask a run to stop, wherever it executes. Harmless for one that has ended.
 
-        Raises RunUnknown.
+        Raises RunUnknown; LogFull, if the wish cannot be kept.
         """
         record = await self.record(run)
-        await settle(self.log, record, Outcome(Signal.CANCEL, reason=reason))
+        await settle(self.log, record, Outcome(Signal.CANCEL, reason=reason), patient=False)
         return await self.record(run)
 
     async def forget(self, run: str) -> None:

@@ -75,7 +75,7 @@ class InputInvalid(RequestError):
 
     status = 422
     code = "input-invalid"
-    title = "The input does not fit the operation"
+    title = "Something in the request does not fit"
 
 
 class EventInvalid(RequestError):

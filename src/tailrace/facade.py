@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from typing import Any
 
@@ -49,5 +50,7 @@ class Tailrace(Engine):
             projection=wish.projection or stream("events"),
             types=wish.types,
             tick=wish.tick,
+            # Ticks tell how long this watcher has waited: usually it started the run as well.
+            began=time.time(),
         )
         return RunStream(self.hub, run, telling)

@@ -5,14 +5,31 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
+from functools import partial
+from json import JSONDecodeError
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Optional,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError, SchemaError
 
 from tailrace.errors import BodyTooLarge, InputInvalid, OperationUnknown
-from tailrace.protocol.events import MAX_EVENT_BYTES
+from tailrace.protocol.events import MAX_EVENT_BYTES, loads
 from tailrace.runners.contract import Sink
 from tailrace.runners.function import Kind, kind
 
@@ -43,8 +60,8 @@ class Operation(Generic[Params, Handle]):
         grace: float | None = None,
     ) -> None:
         self.function = function
-        self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
-        self.description = inspect.getdoc(function) or ""
+        self.name: str = name or _name(function)
+        self.description = inspect.getdoc(_within(function)) or ""
         self.kind: Kind = kind(function)
         self.timeout = timeout
         self.abandon_after = abandon_after
@@ -52,11 +69,7 @@ class Operation(Generic[Params, Handle]):
         self._starter = starter
         self._signature = inspect.signature(function)
         self._context, self._model = _input_model(self.name, function, self._signature)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The JSON Schema of the input."""
-        return self._model.model_json_schema(by_alias=True)
+        self.parameters = _schema(self.name, self._model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself, without a run."""
@@ -64,14 +77,22 @@ class Operation(Generic[Params, Handle]):
 
     async def start(self, *args: Params.args, **kwargs: Params.kwargs) -> Handle:
         """Start a run with these arguments. Raises InputInvalid."""
-        bound = self._without_context().bind(*args, **kwargs)
-        return await self._starter(self, bound.arguments)
+        try:
+            given = self._without_context().bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise self._refusal([{"where": "input", "what": str(error)}]) from None
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(parameter.name, {})
+        return await self._starter(self, given)
 
     def check(self, given: Mapping[str, Any]) -> bytes:
         """The input as JSON, with defaults filled in. Raises InputInvalid, BodyTooLarge."""
         try:
             stored = self._validated(given).model_dump_json(by_alias=True).encode()
-        except PydanticSerializationError as error:
+            # Others read it as well; a number that is none for them would cost them the run.
+            loads(stored)
+        except (PydanticSerializationError, JSONDecodeError) as error:
             raise InputInvalid(
                 f"The input of {self.name} cannot be written as JSON: {str(error)[:200]}.",
                 fix="Give plain values: numbers, text without lone surrogates, lists, objects.",
@@ -120,6 +141,9 @@ class Operation(Generic[Params, Handle]):
             {"where": ".".join(map(str, e["loc"]))[:40] or "input", "what": e["msg"][:200]}
             for e in error.errors(include_url=False, include_input=False, include_context=False)
         ][:20]
+        return self._refusal(found)
+
+    def _refusal(self, found: list[dict[str, str]]) -> InputInvalid:
         said = "; ".join(f"{e['where']}: {e['what']}" for e in found[:5])
         return InputInvalid(
             f"{self.name} does not take this input: {said}.",
@@ -128,42 +152,100 @@ class Operation(Generic[Params, Handle]):
         )
 
 
-def _input_model(
-    name: str, function: Callable[..., Any], signature: inspect.Signature
-) -> tuple[str | None, type[BaseModel]]:
-    """The name of the parameter that takes the run, and the model of all others."""
-    target = function if inspect.isroutine(function) else type(function).__call__
+def _within(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a `functools.partial` calls."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _name(function: Callable[..., Any]) -> str:
+    inner = _within(function)
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    target: Any = _within(function)
+    if inspect.isclass(target):
+        target = target.__init__
+    elif not inspect.isroutine(target):
+        target = type(target).__call__
     try:
-        hints = get_type_hints(target, include_extras=True)
-    except NameError as error:
+        return get_type_hints(target, include_extras=True)
+    except Exception as error:
         raise TypeError(
             f"The type hints of operation {name} cannot be resolved: {error}. "
             "Define the types at module level, and import them outside TYPE_CHECKING."
         ) from error
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether it is a run's context, also `Annotated` or optional."""
+    if inspect.isclass(hint):
+        return issubclass(hint, Sink)
+    parts = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return _is_context(parts[0])
+    is_union = get_origin(hint) in {Union, UnionType}
+    return is_union and any(map(_is_context, parts))
+
+
+def _field(parameter: inspect.Parameter, hint: Any) -> tuple[Any, Any]:
+    default = parameter.default
+    # Behind an alias, so that a parameter may be called `json` or `model_x`.
+    if isinstance(default, FieldInfo):
+        return Annotated[hint, default], Field(alias=parameter.name)
+    if default is None:
+        hint = Optional[hint]  # noqa: UP045 - a value, and not all of them know |
+    return hint, Field(... if default is parameter.empty else default, alias=parameter.name)
+
+
+def _input_model(
+    name: str, function: Callable[..., Any], signature: inspect.Signature
+) -> tuple[str | None, type[BaseModel]]:
+    """The name of the parameter that takes the run, and the model of all others."""
+    hints = _hints(name, function)
     context: str | None = None
     fields: dict[str, Any] = {}
-    extra = "forbid"
+    extra: Literal["forbid", "allow"] = "forbid"
     for parameter in signature.parameters.values():
         hint = hints.get(parameter.name, Any)
-        if inspect.isclass(hint) and issubclass(hint, Sink):
-            context = parameter.name
-        elif parameter.kind is parameter.VAR_KEYWORD:
+        if parameter.kind is parameter.VAR_KEYWORD:
             extra = "allow"
         elif parameter.kind is parameter.VAR_POSITIONAL:
             raise TypeError(f"Operation {name} may not take *{parameter.name}: input is by name.")
+        elif not _is_context(hint):
+            fields[f"in_{parameter.name}"] = _field(parameter, hint)
+        elif context is None:
+            context = parameter.name
         else:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            # Behind an alias, so that a parameter may be called `json` or `model_x`.
-            fields[f"in_{parameter.name}"] = (hint, Field(default, alias=parameter.name))
+            raise TypeError(f"Operation {name} takes its run twice: {context}, {parameter.name}.")
     config = ConfigDict(
-        extra=extra,  # type: ignore[typeddict-item]
+        extra=extra,
         title=name,
         field_title_generator=lambda _, info: info.alias or "",
+        # What is stored is read again: a default must pass as well, and JSON has no nan.
+        validate_default=True,
+        ser_json_inf_nan="strings",
     )
     try:
         return context, create_model(name, __config__=config, **fields)
+    except (PydanticUserError, SchemaError) as error:
+        raise _unusable(name, error) from error
+
+
+def _schema(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        return model.model_json_schema(by_alias=True)
     except PydanticUserError as error:
-        raise TypeError(f"The input of operation {name} has no schema: {error.message}") from error
+        raise _unusable(name, error) from error
+
+
+def _unusable(name: str, error: Exception) -> TypeError:
+    return TypeError(
+        f"The input of operation {name} has no schema: {error}. "
+        "Use types that JSON can say: numbers, str, list, dict, dataclasses, pydantic models."
+    )
 
 
 class Operations:

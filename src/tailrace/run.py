@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from tailrace.errors import RunFailed
+from tailrace.errors import LogClosed, RunFailed
 from tailrace.hub import Hub
 from tailrace.outbox import Outbox
 from tailrace.projections import stream
 from tailrace.protocol import events
-from tailrace.protocol.cursor import Cursor, parse
+from tailrace.protocol.cursor import LATEST, Cursor, parse
 from tailrace.protocol.events import Event, emitted
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunRecord
 from tailrace.protocol.sse import Decoder
 from tailrace.runners.contract import Sink
+from tailrace.subscription import End
 
 Item = TypeVar("Item")
 
@@ -64,7 +65,8 @@ class RunContext(Sink):
         if payload is None:
             payload = fields
         elif fields:
-            payload = {**(payload if isinstance(payload, dict) else {"value": payload}), **fields}
+            told = payload if isinstance(payload, Mapping) else {"value": payload}
+            payload = {**told, **fields}
         self._outbox.put(emitted(type, payload, time.time()))
 
     def progress(
@@ -217,11 +219,14 @@ class Run:
         return await self._host.cancel(self.id, reason)
 
     async def events(self, after: int | str = 0) -> AsyncIterator[Event]:
-        """Its events after a cursor, history first, then live, up to the terminal one.
+        """Its events after a cursor (`"latest"`: from now on), history first, then live, up to
+        the terminal one.
 
         A `gap` (events that are no longer kept) comes as an event with sequence number 0.
+        Raises RunUnknown, CursorMalformed, CursorFromFuture; LogClosed if the engine is closed
+        before the end.
         """
-        cursor: Cursor = parse(str(after))
+        cursor: Cursor | str = LATEST if after == LATEST else parse(str(after))
         decoder = Decoder()
         async with self._host.hub.subscribe(self.id, cursor, stream("events")) as (reader, _):
             chunks = aiter(reader)
@@ -230,6 +235,11 @@ class Run:
                     for told in decoder.feed(chunk):
                         seq = 0 if told.event in events.CONTROL_TYPES else parse(told.id).seq
                         yield Event(seq, told.event, told.data.encode())
+            if reader.end is End.SHUTDOWN:
+                raise LogClosed(
+                    f"The engine was closed before {self.id} came to its end.",
+                    fix="Start the engine again and watch from the last event you have.",
+                )
 
     async def wait(self) -> RunRecord:
         """Wait for its end and answer the final snapshot."""

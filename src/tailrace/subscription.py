@@ -8,13 +8,15 @@ step from history to live has no seam, and a slow watcher costs nobody anything.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
 
-from tailrace.channel import CHUNK_BYTES, Channel
+from tailrace.channel import CHUNK_BYTES, Channel, pieces
 from tailrace.eventlog.contract import EventLog
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol import events
+from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Kind, Resume
 
 
@@ -53,6 +55,7 @@ class Subscription:
         self._woken = woken
         self._waiting: asyncio.Future[None] | None = None
         self._aside: list[bytes] = []
+        self._ahead: deque[Block] = deque()
         if start.lost is not None:
             type_ = events.RESET if start.kind is Kind.RESET else events.GAP
             self._aside.append(self._lost(type_, *start.lost))
@@ -72,8 +75,11 @@ class Subscription:
 
     def interject(self, frame: bytes) -> None:
         """Send something that is no event of the run."""
-        self._aside.append(frame)
-        self.wake()
+        # Where nothing may stand between the bytes (`output`) a keep-alive is empty, and an
+        # empty chunk would look like the end of what there is.
+        if frame:
+            self._aside.append(frame)
+            self.wake()
 
     def aside(self) -> list[bytes]:
         """What was interjected and is not handed out yet."""
@@ -97,18 +103,19 @@ class Subscription:
             taken = self._channel.take(self.cursor, self.projection, self._types)
             if taken is not None:
                 chunk, self.cursor = taken
+                # Within the tail again: what was read of the log is behind.
+                self._ahead.clear()
             else:
                 chunk = await self._read()
             if chunk:
                 return chunk
-            if taken is None:
-                # Much may have happened meanwhile: look again. A log in memory does not
-                # suspend, and a filter may pass nothing of a long history.
-                await asyncio.sleep(0)
-            elif self.cursor >= self._channel.head:
+            if taken is not None and self.cursor >= self._channel.head:
                 if self._channel.ended:
                     self.end = End.FINISHED
                 break
+            # Much may have happened meanwhile: look again. A log in memory does not suspend,
+            # and a filter may pass nothing of a long history.
+            await asyncio.sleep(0)
         return b""
 
     @property
@@ -124,17 +131,19 @@ class Subscription:
             self._waiting = None
 
     async def _read(self) -> bytes:
-        blocks = await self._log.read(self.run, self.cursor, CHUNK_BYTES)
-        parts: list[bytes] = []
-        for block in blocks:
-            if block.first > self.cursor + 1:
-                parts.append(self._lost(events.GAP, self.cursor + 1, block.first - 1))
-            parts.append(self.projection.tell(block, self._types))
-            self.cursor = block.last
-        if not blocks:
-            parts.append(self._lost(events.GAP, self.cursor + 1, self._channel.head))
+        if not self._ahead:
+            blocks = await self._log.read(self.run, self.cursor, CHUNK_BYTES)
+            self._ahead.extend(piece for block in blocks for piece in pieces(block))
+        if not self._ahead:
+            lost = self._lost(events.GAP, self.cursor + 1, self._channel.head)
             self.cursor = self._channel.head
-        return b"".join(parts)
+            return lost
+        block = self._ahead.popleft()
+        told = self.projection.tell(block, self._types)
+        if block.first > self.cursor + 1:
+            told = self._lost(events.GAP, self.cursor + 1, block.first - 1) + told
+        self.cursor = block.last
+        return told
 
     def _lost(self, type: str, first: int, last: int) -> bytes:
         return self.projection.control(type, {"run": self.run, "from": first, "to": last})

@@ -18,8 +18,7 @@ from tailrace.errors import (
     Conflict,
     LogClosed,
     LogError,
-    OperationUnknown,
-    RunUnknown,
+    RunCancelled,
     TailraceError,
 )
 from tailrace.eventlog.contract import Append, EventLog
@@ -42,12 +41,25 @@ FORCED_SECONDS: Final = 0.8
 """How long forced work may take before it is given up (P6: grace + 1 s)."""
 
 _WATCH_SECONDS: Final = 0.25
+# How old a note in the log may be while somebody watches at another process: engines write
+# it once a second.
+_NOTED_SECONDS: Final = 1.25
+_RETRY_SECONDS: Final = 0.5
+# How long a process that goes away waits for a log that cannot write (disk full). What it
+# leaves behind, the next one finds and ends as lost.
+_LAST_SECONDS: Final = 2.0
 _CANCELLING: Final = State.CANCELLING.value
+_HOLE_BYTES: Final = 16 * 1024
 _STATUS_MARK: Final = b"\nevent: status\n"
 
 _STOPPED: Final = Outcome(
     Signal.LOSE, error={"error": "The server was stopped while the run was going on."}
 )
+
+_NOT_STARTED: Final = Outcome(
+    Signal.LOSE, error={"error": "The server was stopped before the run was started."}
+)
+_ITSELF: Final = Outcome(Signal.STOPPED, reason="the work cancelled itself")
 
 logger = logging.getLogger("tailrace.supervisor")
 
@@ -60,6 +72,17 @@ class _Going:
     stop: asyncio.Future[Outcome]
     watched_at: float = field(default_factory=time.monotonic)
     looking: asyncio.Task[None] | None = None
+    ending: asyncio.Timeout | None = None
+    is_leaving: bool = False
+    seen: int = 0
+    reading: asyncio.Task[None] | None = None
+
+    def leave(self) -> None:
+        """The process goes away."""
+        self.is_leaving = True
+        if self.ending is not None and self.ending.when() is None:
+            self.ending.reschedule(asyncio.get_running_loop().time() + _LAST_SECONDS)
+        self.ask(_STOPPED)
 
     def ask(self, outcome: Outcome) -> None:
         if not self.stop.done():
@@ -84,6 +107,7 @@ class Supervisor:
         self._grace = grace
         self._clock = clock
         self._going: dict[str, _Going] = {}
+        self._is_leaving = False
 
     @property
     def going(self) -> int:
@@ -95,6 +119,27 @@ class Supervisor:
         going = self._going.get(block.run)
         if going is None:
             return
+        seen, going.seen = going.seen, max(going.seen, block.last)
+        if block.first > seen + 1:
+            # Another process wrote in between, and may have wished to cancel.
+            going.reading = asyncio.create_task(self._catch_up(going, seen, block.first))
+        self._heed(going, block)
+
+    async def _catch_up(self, going: _Going, after: int, end: int) -> None:
+        """What the log did not tell of, it still has."""
+        while after + 1 < end and not going.stop.done():
+            try:
+                blocks = await self._log.read(going.record.id, after, _HOLE_BYTES)
+            except LogClosed:
+                return
+            except LogError:
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            for block in blocks:
+                self._heed(going, block)
+            after = blocks[-1].last if blocks else end
+
+    def _heed(self, going: _Going, block: Block) -> None:
         if block.ends:
             going.ask(Outcome(Signal.LOSE))
         elif _STATUS_MARK in block.wire:
@@ -105,10 +150,13 @@ class Supervisor:
 
     async def _look(self, going: _Going, reason: str) -> None:
         """Believe the state, not the event: work may emit a `status` of any wording."""
-        with contextlib.suppress(LogError):
+        try:
             record = await self._log.get(going.record.id)
-            if record is not None and record.state is State.CANCELLING:
-                going.ask(Outcome(Signal.STOPPED, reason=reason))
+        except LogError:
+            # Nobody can tell; a wish to cancel that is overlooked comes never again.
+            record = None
+        if record is None or record.state is State.CANCELLING:
+            going.ask(Outcome(Signal.STOPPED, reason=reason))
 
     async def execute(self, run: str) -> None:
         """Claim a queued run and see it to its end. Does nothing for a run that is taken."""
@@ -117,6 +165,9 @@ class Supervisor:
             if record is None:
                 return
             going = _Going(record, asyncio.get_running_loop().create_future())
+            going.seen = record.last_seq
+            if self._is_leaving:
+                going.leave()
             self._going[run] = going
             self._log.follow(run, record.last_seq)
             try:
@@ -124,34 +175,54 @@ class Supervisor:
             finally:
                 del self._going[run]
                 self._log.unfollow(run)
-        except (RunUnknown, LogClosed) as error:
-            logger.warning("%s was left as it is: %s", run, error)
+        except (TailraceError, TimeoutError) as error:
+            logger.warning("%s was left as it is: %s", run, str(error) or "its log cannot write")
+
+    def begin(self) -> None:
+        """Execute runs, again if need be."""
+        self._is_leaving = False
 
     def stop_all(self) -> None:
-        """Have every run here end as lost: the process goes away."""
+        """Have every run here end as lost, also those that come yet: the process goes away."""
+        self._is_leaving = True
         for going in tuple(self._going.values()):
-            going.ask(_STOPPED)
+            going.leave()
 
     async def _claim(self, run: str) -> RunRecord | None:
-        record = await self._log.get(run)
-        if record is None or record.state is not State.QUEUED:
-            return None
+        """None for a run that is taken, or that this process has no time for any more."""
+        while True:
+            try:
+                record = await self._log.get(run)
+                if record is None or record.state is not State.QUEUED:
+                    return None
+                if self._is_leaving:
+                    await settle(self._log, record, _NOT_STARTED, patient=False)
+                    return None
+                return await self._start(record)
+            except Conflict:
+                return None
+            except LogClosed:
+                raise
+            except LogError as error:
+                if self._is_leaving:
+                    raise TimeoutError from error
+                logger.error("%s cannot be started yet: %s %s", run, error, error.fix)  # noqa: TRY400
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _start(self, record: RunRecord) -> RunRecord:
         now = self._clock()
         attempt = record.attempt + 1
         told = draft(
             events.START,
-            {"run": run, "operation": record.operation, "input": loads(record.input),
+            {"run": record.id, "operation": record.operation, "input": loads(record.input),
              "attempt": attempt},
             now,
         )  # fmt: skip
         patch = {"started_at": now, "attempt": attempt, "worker": self._log.worker}
         move = (State.QUEUED, State.RUNNING)
-        try:
-            commit = await self._log.append(
-                Append(run, (told,), move=move, patch=patch, fence=record.attempt)
-            )
-        except Conflict:
-            return None
+        commit = await self._log.append(
+            Append(record.id, (told,), move=move, patch=patch, fence=record.attempt)
+        )
         return record.with_(**patch, state=State.RUNNING, last_seq=commit.last)
 
     async def _supervise(self, going: _Going) -> None:
@@ -161,16 +232,25 @@ class Supervisor:
         )
         context = RunContext(record, outbox)
         try:
-            operation = self._operations.get(record.operation)
-            outcome = await self._work(operation, going, context)
-            outbox.seal()
-            await outbox.drain()
-        except (OperationUnknown, TailraceError) as error:
-            outcome = failure(error)
+            outcome = await self._outcome(going, context)
+            async with asyncio.timeout(_LAST_SECONDS if going.is_leaving else None) as going.ending:
+                outbox.seal()
+                try:
+                    await outbox.drain()
+                except TailraceError as error:
+                    outcome = failure(error)
+                outbox.close()
+                await settle(self._log, record, outcome, fence=record.attempt, clock=self._clock)
         finally:
             context.request_stop()
             outbox.close()
-        await settle(self._log, record, outcome, fence=record.attempt, clock=self._clock)
+
+    async def _outcome(self, going: _Going, context: RunContext) -> Outcome:
+        try:
+            operation = self._operations.get(going.record.operation)
+            return await self._work(operation, going, context)
+        except Exception as error:  # noqa: BLE001 - the input's own validators raise anything
+            return _failed(going.record.id, error)
 
     async def _work(
         self, operation: Operation[..., object], going: _Going, context: RunContext
@@ -186,7 +266,12 @@ class Supervisor:
                 ),
                 name=f"tailrace-work-{record.id}",
             )
-        stop = await self._until_stopped(work, going)
+        try:
+            stop = await self._until_stopped(work, going)
+        except BaseException:
+            work.cancel()
+            work.add_done_callback(_retrieve)
+            raise
         if stop is None:
             return _verdict(work)
         grace = self._grace if operation.grace is None else operation.grace
@@ -221,6 +306,7 @@ class Supervisor:
             except asyncio.CancelledError:
                 # The event loop ends under an engine that nobody closed (asyncio.run cancels
                 # all tasks, and waits). Work that goes on regardless would keep it for ever.
+                going.leave()
                 return _STOPPED
             if work.done():
                 return None
@@ -242,26 +328,38 @@ class Supervisor:
         if now - going.watched_at <= limit:
             return False
         # Nobody here; but a watcher may be at another process that shares the log.
-        record = await self._log.get(going.record.id)
+        try:
+            record = await self._log.get(going.record.id)
+        except LogError:
+            # Nobody can tell, so nobody is cut off.
+            return False
         if record is not None and record.watched_at is not None:
-            age = self._clock() - record.watched_at
+            age = max(0.0, self._clock() - record.watched_at - _NOTED_SECONDS)
             going.watched_at = max(going.watched_at, now - age)
         return now - going.watched_at > limit
 
     async def _abandon(self, going: _Going) -> Outcome:
-        wish = Outcome(Signal.CANCEL, reason="abandoned")
-        await settle(self._log, going.record, wish, fence=going.record.attempt, clock=self._clock)
+        record, wish = going.record, Outcome(Signal.CANCEL, reason="abandoned")
+        # A log that cannot write must not keep the work from being stopped.
+        with contextlib.suppress(LogError):
+            await settle(
+                self._log, record, wish, fence=record.attempt, clock=self._clock, patient=False
+            )
         return Outcome(Signal.STOPPED, reason="abandoned")
 
 
 def _verdict(work: asyncio.Task[object]) -> Outcome:
     if work.cancelled():
-        return Outcome(Signal.STOPPED, reason="the work cancelled itself")
+        return _ITSELF
     error = work.exception()
     if error is None:
         return Outcome(Signal.FINISH, result=work.result())
+    return _ITSELF if isinstance(error, RunCancelled) else _failed(work.get_name(), error)
+
+
+def _failed(name: str, error: BaseException) -> Outcome:
     if not isinstance(error, TailraceError):
-        logger.error("%s failed", work.get_name(), exc_info=error)
+        logger.error("%s failed", name, exc_info=error)
     return failure(error)
 
 

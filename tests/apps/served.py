@@ -25,9 +25,10 @@ Connection.write_deadline = float(os.environ["TAILRACE_TEST_WRITE_DEADLINE"])
 
 
 @runs.operation
-async def count(run: RunContext, events: int, every: float = 0.01) -> int:
+async def count(run: RunContext, events: int, every: float = 0.01, size: int = 10) -> int:
+    text = "x" * size
     for number in range(events):
-        run.emit("count", number=number, sent=time.time())
+        run.emit("count", number=number, text=text, sent=time.time())
         await asyncio.sleep(every)
     return events
 
@@ -66,7 +67,7 @@ def probed() -> dict[str, Any]:
         "channels": runs.hub.channels,
         "executing": runs.executing,
         "tasks": len(asyncio.all_tasks()),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         "resident_kib": int(status.partition("VmRSS:")[2].split()[0]),
         "loop": type(asyncio.get_running_loop()).__module__,
         "pid": os.getpid(),

@@ -87,7 +87,7 @@ class Model:
         self.first = min(self.first, len(self.events) + 1)
 
     def trim(self, count: int) -> None:
-        self.first = max(1, min(self.first + count, len(self.events)))
+        self.first = max(self.first, min(self.first + count, len(self.events)))
 
     @property
     def extent(self) -> Extent:

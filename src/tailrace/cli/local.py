@@ -164,8 +164,10 @@ class Attended:
                 if self._screen.draws:
                     self._screen.note("Stopping it; Ctrl-C again kills it.")
             case 2 if self._work is not None:
-                # The runner answers a second cancelling with SIGKILL.
+                # The runner answers a second cancelling with SIGKILL; but if the first is still
+                # on its way, the two become one.
                 self._work.cancel()
+                asyncio.get_running_loop().run_in_executor(None, sweep, self._run)
             case _:
                 sweep(self._run)
                 os._exit(128 + number)

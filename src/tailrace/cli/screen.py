@@ -62,6 +62,13 @@ class Screen:
                 self._is_at_start = content.endswith(b"\n")
             _write(fd, content)
 
+    def uncolour(self, stream: str) -> None:
+        """Back to the terminal's own colours, where `stream` goes to one."""
+        fd = self._err if stream == "stderr" else self._out
+        if self._shared[fd]:
+            with self._lock:
+                _write(fd, b"\x1b[0m")
+
     def note(self, text: str) -> None:
         """A line on stderr; nothing when it is to be quiet."""
         if self._quiet:
@@ -163,7 +170,8 @@ class Telling:
         """Switch off a colour that was left on."""
         for stream, sieve in self._sieves.items():
             if sieve.coloured:
-                self._screen.write(stream, b"\x1b[0m")
+                self._screen.uncolour(stream)
+        self._sieves.clear()
 
     def _output(self, payload: Mapping[str, Any]) -> None:
         stream = "stderr" if payload.get("stream") == "stderr" else "stdout"

@@ -254,6 +254,7 @@ class Watching:
         where = f" --url {self._url}" if self._url else ""
         since = f" --from {self._last}" if self._last else ""
         run = self._where.run
+        self._telling.close()
         self._screen.note(f"Left; {run} goes on. To return: tailrace watch{where}{since} {run}")
 
     def _ended(self, end: WatchedEvent | None) -> int:
@@ -273,6 +274,7 @@ class Watching:
             error, took, last = end.data, end.data.get("duration_seconds"), end.id
         if state in ACTIVE:
             return 0
+        self._telling.close()
         self._screen.note(
             render.ending(
                 self._screen.look,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from tailrace.dispatch.contract import Execute
 from tailrace.errors import LogClosed
+
+logger = logging.getLogger("tailrace.dispatch")
 
 
 class LocalDispatcher:
@@ -25,13 +28,18 @@ class LocalDispatcher:
             raise LogClosed("Nothing executes runs here any more.", fix="Start the engine.")
         task = asyncio.create_task(self._run(self._execute, run), name=f"tailrace-{run}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
 
     async def close(self) -> None:
         """See the contract."""
         self._execute = None
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s broke down", task.get_name(), exc_info=task.exception())
 
     @staticmethod
     async def _run(execute: Execute, run: str) -> None:

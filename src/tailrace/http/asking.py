@@ -27,7 +27,7 @@ DEFAULT_PAGE: Final = 1000
 
 _TYPES: Final = re.compile(TYPES, re.ASCII)
 # float() and int() would also take ١٢, 1_000, " 7 " and nan.
-_DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,20})?", re.ASCII)
 _WHOLE: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 # RFC 9110 §12.4.2.
 _WEIGHT: Final = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
@@ -67,7 +67,11 @@ def cursor(query: Mapping[str, str], last: str | None = None) -> Cursor | str:
     `last` is the header, which wins: a browser that reconnects sends both, and `after` is
     the older one. Empty is what a client sends that has nothing yet.
     """
-    text = last or query.get("after") or "0"
+    found = [_position(text) for text in (last, query.get("after")) if text]
+    return found[0] if found else Cursor(0, 0)
+
+
+def _position(text: str) -> Cursor | str:
     return LATEST if text == LATEST else parse(text)
 
 

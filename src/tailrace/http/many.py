@@ -22,7 +22,7 @@ from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown
 from tailrace.http.stream import Streaming, Telling
 from tailrace.projections import stream
 from tailrace.protocol.cursor import Cursor, parse
-from tailrace.protocol.events import TERMINAL_TYPES
+from tailrace.protocol.events import CONTROL_TYPES, TERMINAL_TYPES
 from tailrace.protocol.lifecycle import ACTIVE
 from tailrace.protocol.runs import RunQuery, check_run_id
 from tailrace.protocol.sse import Decoder, ServerSentEvent, encode
@@ -30,6 +30,8 @@ from tailrace.subscription import End, Subscription
 
 MAX_RUNS: Final = 64
 _DISCOVER_SECONDS: Final = 1.0
+# Taking events apart and framing them again is slow; between two slices others have a turn.
+_SLICE_BYTES: Final = 32 * 1024
 _POSITION: Final = r"run_[a-z2-7]{26}:[0-9.-]{1,40}"
 _VECTOR: Final = re.compile(rf"([0-9]{{1,18}})~((?:{_POSITION}(?:,{_POSITION})*)?)", re.ASCII)
 
@@ -77,13 +79,14 @@ class Many:
         self._cursors: dict[str, Cursor] = {}
         self._open: dict[str, contextlib.AsyncExitStack] = {}
         self._ready: deque[Subscription] = deque()
+        self._telling: deque[tuple[str, Decoder, bytes]] = deque()
         self._aside: list[bytes] = []
         self._waiting: asyncio.Event = asyncio.Event()
 
     @property
     def is_behind(self) -> bool:
         """Whether there is more to have at once."""
-        return bool(self._ready)
+        return bool(self._ready or self._telling)
 
     @property
     def is_finished(self) -> bool:
@@ -109,10 +112,12 @@ class Many:
                 if self._aside:
                     aside, self._aside = self._aside, []
                     yield b"".join(aside)
+                elif self._telling:
+                    frames = self._frames(*self._telling.popleft())
+                    if frames:
+                        yield frames
                 elif self._ready:
-                    chunk = await self._pull(self._ready.popleft())
-                    if chunk:
-                        yield chunk
+                    await self._pull(self._ready.popleft())
                 elif self._names is not None and not self._open:
                     self.end = End.FINISHED
                 else:
@@ -174,26 +179,33 @@ class Many:
             self._ready.append(subscription)
             self._waiting.set()
 
-    async def _pull(self, subscription: Subscription) -> bytes:
+    async def _pull(self, subscription: Subscription) -> None:
         chunk = await subscription.pull()
         if chunk:
-            told = Decoder().feed(chunk)
-            frames = b"".join(self._frame(subscription.run, event) for event in told)
+            decoder = Decoder()
+            self._telling.extend(
+                (subscription.run, decoder, chunk[start : start + _SLICE_BYTES])
+                for start in range(0, len(chunk), _SLICE_BYTES)
+            )
             if subscription not in self._ready:
                 # Perhaps there is more; the others first.
                 self._ready.append(subscription)
-            return frames
-        if subscription.end is not None and subscription.run in self._open:
+        elif subscription.end is not None and subscription.run in self._open:
             await self._open.pop(subscription.run).aclose()
-        return b""
 
-    def _frame(self, run: str, event: ServerSentEvent) -> bytes:
-        if not event.id:
+    def _frames(self, run: str, decoder: Decoder, wire: bytes) -> bytes:
+        others = "".join(f"{name}:{at}," for name, at in self._cursors.items() if name != run)
+        return b"".join(self._frame(run, event, others) for event in decoder.feed(wire))
+
+    def _frame(self, run: str, event: ServerSentEvent, others: str) -> bytes:
+        if event.event in CONTROL_TYPES:
             return encode(event.data, event=event.event)
-        self._cursors[run] = parse(event.id)
         if event.event in TERMINAL_TYPES:
             del self._cursors[run]
-        vector = ",".join(f"{name}:{cursor}" for name, cursor in self._cursors.items())
+            vector = others[:-1]
+        else:
+            self._cursors[run] = parse(event.id)
+            vector = f"{others}{run}:{event.id}"
         data = b'{"run":"%b","id":"%b","data":%b}' % (
             run.encode(), event.id.encode(), event.data.encode(),
         )  # fmt: skip

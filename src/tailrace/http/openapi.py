@@ -20,10 +20,13 @@ from tailrace.http.shapes import (
     RunSnapshot,
     RunsPage,
 )
+from tailrace.protocol.lifecycle import State
 from tailrace.protocol.wire import EVENT_STREAM, JSON, NDJSON, PROBLEM, TEXT
 
 _Json = dict[str, Any]
 _Responses = dict[int | str, _Json]
+
+STATES: Final = f"^({'|'.join(State)})(,({'|'.join(State)}))*$"
 
 # Inline, and so without ornament: FastAPI would document a referenced one as plain JSON.
 _PROBLEM: Final = {"content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
@@ -60,7 +63,8 @@ def _parameter(name: str, schema: _Json, description: str, where: str = "query")
     }  # fmt: skip
 
 
-_CURSOR: Final = r"^(latest|([0-9]{1,9}-)?[0-9]{1,18}(\.[0-9]{1,9})?)$"
+# Empty is what a client sends that has nothing yet.
+_CURSOR: Final = r"^(|latest|([0-9]{1,9}-)?[0-9]{1,18}(\.[0-9]{1,9})?)$"
 _AFTER: Final = _parameter(
     "after",
     {"type": "string", "pattern": _CURSOR, "default": "0", "examples": ["57", "latest"]},
@@ -121,10 +125,26 @@ _FRAMES: Final = (
     ': tailrace\nretry: 1000\nid: 1\nevent: start\ndata: {"operation":"crunch"}\n\n'
     'id: 2\nevent: complete\ndata: {"status":"completed","result":42}\n\n: end\n'
 )
-_STREAM: Final[_Json] = {EVENT_STREAM: {"schema": {"type": "string"}, "example": _FRAMES}}
+_TEXT: Final = {"type": "string"}
+_FRAME: Final = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT | {"description": "What to send as Last-Event-ID"},
+        "event": _TEXT,
+        "data": _TEXT | {"description": "JSON, except where format=text"},
+        "retry": {"type": "integer"},
+    },
+}
+_LINE: Final = {
+    "type": "object",
+    "properties": {"id": _TEXT, "type": _TEXT, "data": {"type": "object"}},
+    "required": ["type", "data"],
+}
+# itemSchema is OpenAPI 3.2's word for the parts of a stream; FastAPI uses it in 3.1 as well.
+_STREAM: Final[_Json] = {EVENT_STREAM: {"itemSchema": _FRAME, "example": _FRAMES}}
 _LINES: Final[_Json] = {
     NDJSON: {
-        "schema": {"type": "string"},
+        "itemSchema": _LINE,
         "example": '\n{"id":"1","type":"start","data":{"operation":"crunch"}}\n',
     }
 }

@@ -29,6 +29,16 @@ _MAX_WHAT: Final = 200
 
 _CODES: Final = {404: "path-unknown", 405: "method-not-allowed"}
 
+# Where pydantic speaks to Python programmers.
+_WORDS: Final = {
+    "dict_type": "Input should be a JSON object",
+    "model_attributes_type": "Input should be a JSON object",
+    "model_type": "Input should be a JSON object",
+    "list_type": "Input should be a JSON array",
+    "extra_forbidden": "There is no such field",
+    "missing": "It is required",
+}
+
 logger = logging.getLogger("tailrace.http")
 
 
@@ -79,18 +89,27 @@ def from_starlette(
         "detail": _cut(said, _MAX_DETAIL),
         "fix": "GET /docs shows what is offered." if status in _CODES else "",
     }
-    all_headers = {**PRIVATE, **(error.headers or {}), **(headers or {})}
+    all_headers = dict(PRIVATE)
+    for given in (error.headers, headers):
+        all_headers |= {name.lower(): value for name, value in (given or {}).items()}
     return Response(to_json(members), status, all_headers, PROBLEM)
 
 
 def from_validation(error: RequestValidationError) -> InputInvalid:
     """FastAPI's list of what is wrong, without the values, which may be secrets."""
     found = [
-        {"where": _cut(".".join(map(str, e["loc"][1:] or e["loc"])), _MAX_WHERE), "what": e["msg"]}
+        {
+            "where": _cut(".".join(map(str, e["loc"][1:] or e["loc"])), _MAX_WHERE),
+            "what": _WORDS.get(e["type"], e["msg"]),
+        }
         for e in error.errors()[:_MAX_ERRORS]
     ]
     said = "; ".join(f"{e['where']}: {e['what']}" for e in found[:5])
-    return InputInvalid(f"The request does not fit: {said}.", fix="See /docs.", errors=found)
+    return InputInvalid(
+        f"The request does not fit: {said}.",
+        fix="GET /docs shows what is taken here.",
+        errors=found,
+    )
 
 
 def _bounded(error: Mapping[str, Any]) -> dict[str, str]:

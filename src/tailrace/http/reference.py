@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from html import escape
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import Request, Response
 
@@ -55,7 +56,7 @@ def page(document: _Json, prefix: str = "") -> str:
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n'
         f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n<p>{said}</p>\n"
-        f'<p><a href="{escape(prefix)}/openapi.json">openapi.json</a></p>\n'
+        f'<p><a href="{escape(quote(prefix))}/openapi.json">openapi.json</a></p>\n'
         f"{''.join(_endpoints(document, prefix))}</html>\n"
     )
 

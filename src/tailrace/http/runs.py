@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import InputInvalid, RunActive, RunUnknown
@@ -28,7 +28,7 @@ from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord, snapshot
 from tailrace.protocol.wire import JSON, LAST_EVENT_ID, MAX_BODY_BYTES
 
-_Json = dict[str, Any]
+_Run = Annotated[str, Path(description="The run's id", examples=["run_abcdefghijklmnopqrstuvwxyz"])]
 
 
 def router(engine: Engine) -> APIRouter:
@@ -99,6 +99,7 @@ class _Runs:
         idempotency_key: Annotated[
             str | None,
             Header(
+                alias="Idempotency-Key",
                 min_length=1,
                 max_length=200,
                 description="Your own name for this request; repeated, it answers the same run.",
@@ -136,7 +137,12 @@ class _Runs:
         self,
         request: Request,
         state: Annotated[
-            str | None, Query(description="States, with commas between", examples=["running"])
+            str | None,
+            Query(
+                description="States, with commas between",
+                examples=["running"],
+                json_schema_extra={"pattern": openapi.STATES},
+            ),
         ] = None,
         operation: Annotated[str | None, Query(max_length=200)] = None,
         q: Annotated[
@@ -166,23 +172,23 @@ class _Runs:
             }
         )
 
-    async def show(self, request: Request, run: str) -> Response:
+    async def show(self, request: Request, run: _Run) -> Response:
         """State, progress, result or error, times, last event id, links."""
         return answer(snapshot(await self._record(run), prefix(request)))
 
-    async def forget(self, run: str) -> Response:
+    async def forget(self, run: _Run) -> Response:
         """204; 409 while the run is active."""
         await self._record(run)
         await self._engine.forget(run)
         return Response(status_code=204)
 
-    async def cancel(self, request: Request, run: str) -> Response:
+    async def cancel(self, request: Request, run: _Run) -> Response:
         """202 and the run, which ends soon; the same for one that has ended already."""
         await self._record(run)
         record = await self._engine.cancel(run)
         return answer(snapshot(record, prefix(request)), 202)
 
-    async def watch(self, request: Request, run: str) -> Response:
+    async def watch(self, request: Request, run: _Run) -> Response:
         """The events after `Last-Event-ID` or `?after=`, then live to the end."""
         wish = asked(request.headers, request.query_params)
         record = await self._record(run)
@@ -201,7 +207,7 @@ class _Runs:
     async def output(
         self,
         request: Request,
-        run: str,
+        run: _Run,
         stream: Annotated[
             str | None, Query(pattern="^(stdout|stderr)$", description="Only one of the two")
         ] = None,
@@ -212,7 +218,7 @@ class _Runs:
         telling = Telling(cursor=after, projection=Output(stream))
         return RunStream(self._engine.hub, run, telling)
 
-    async def append(self, run: str, body: AppendEvents) -> Response:
+    async def append(self, run: _Run, body: AppendEvents) -> Response:
         """Exactly once for a named producer, however often the request is repeated."""
         record = await self._record(run)
         at = self._engine.now()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tailrace.protocol.lifecycle import State
 
@@ -42,8 +42,19 @@ class RemoteEvent(BaseModel):
 
     model_config = _ASKED
 
-    type: str = Field(examples=["progress"])
+    # Documented here, checked with the other rules for types by `protocol.events`.
+    type: str = Field(
+        json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9_.:/-]{0,63}$"}, examples=["progress"]
+    )
     data: _Json = Field(default_factory=dict, examples=[{"current": 3, "total": 10}])
+
+
+def _integral(given: Any) -> Any:
+    # JSON knows only numbers, and JSON Schema calls 1.0 an integer.
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+_Whole = Annotated[int, BeforeValidator(_integral)]
 
 
 class RemoteProducer(BaseModel):
@@ -52,7 +63,7 @@ class RemoteProducer(BaseModel):
     model_config = _ASKED
 
     id: str = Field(min_length=1, max_length=100, examples=["worker-7"])
-    seq: int = Field(ge=1, le=_EXACT, examples=[1])
+    seq: _Whole = Field(ge=1, le=_EXACT, examples=[1])
 
 
 class AppendEvents(BaseModel):
@@ -61,7 +72,7 @@ class AppendEvents(BaseModel):
     model_config = _ASKED
 
     events: list[RemoteEvent] = Field(min_length=1, max_length=MAX_EVENTS)
-    attempt: int | None = Field(None, ge=1, le=_EXACT, examples=[1])
+    attempt: _Whole | None = Field(None, ge=1, le=_EXACT, examples=[1])
     producer: RemoteProducer | None = None
 
 

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Final, Protocol
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from tailrace.channel import CHUNK_BYTES
 from tailrace.errors import CursorFromFuture, LogError, RunUnknown, TailraceError
 from tailrace.http import cut, problems
 from tailrace.hub import Hub
@@ -95,16 +94,6 @@ class Connection:
     async def body(self, chunk: bytes, *, more: bool = True) -> None:
         """Send a part of the body."""
         await self._tell({"type": "http.response.body", "body": chunk, "more_body": more})
-
-    async def events(self, chunk: bytes) -> None:
-        """Send what may be large. A burst can be one block of megabytes; in pieces, no server
-        has to hold more than one of them for a watcher, and the deadline is for one of them.
-        """
-        if len(chunk) <= 2 * CHUNK_BYTES:
-            await self.body(chunk)
-            return
-        for start in range(0, len(chunk), CHUNK_BYTES):
-            await self.body(chunk[start : start + CHUNK_BYTES])
 
     def beat(self, now: float) -> None:
         """See `hub.Connection`."""
@@ -207,7 +196,7 @@ class Streaming(Response):
         chunks = aiter(feed)
         async with contextlib.aclosing(chunks):  # type: ignore[type-var]
             async for chunk in chunks:
-                await connection.events(chunk)
+                await connection.body(chunk)
                 if feed.is_behind:
                     # A send into an empty buffer does not suspend; without this a long
                     # replay would freeze everybody else, and never see its client go.

@@ -53,7 +53,11 @@ async def run(kind: Kind, call: Call, sink: Sink, name: str) -> Any:
 
     Cancelling this coroutine once asks the work to stop; a second time gives it up.
     """
-    return await _RUNNERS[kind](call, sink, name)
+    try:
+        return await _RUNNERS[kind](call, sink, name)
+    except SystemExit as error:
+        # In a task it would end the event loop, and the server with it.
+        raise RuntimeError(f"The function raised {error!r}") from error
 
 
 async def _coroutine(call: Call, sink: Sink, name: str) -> Any:
@@ -62,7 +66,9 @@ async def _coroutine(call: Call, sink: Sink, name: str) -> Any:
 
 
 async def _function(call: Call, sink: Sink, name: str) -> Any:
-    return await in_thread(call, sink, name)
+    value = await in_thread(call, sink, name)
+    # A coroutine function behind a decorator that knows of none looks like a plain one.
+    return await value if inspect.isawaitable(value) else value
 
 
 async def _async_generator(call: Call, sink: Sink, name: str) -> Any:
@@ -117,7 +123,7 @@ async def in_thread(call: Call, sink: Sink, name: str) -> Any:
             return
         if error is None:
             result.set_result(value)
-        elif isinstance(error, RunCancelled | StopIteration | KeyboardInterrupt | SystemExit):
+        elif isinstance(error, _UNCARRIED):
             # None of them may travel through a future: they would end the loop, or nothing.
             result.set_exception(ThreadStopped(error))
         else:
@@ -144,9 +150,18 @@ async def in_thread(call: Call, sink: Sink, name: str) -> Any:
                 logger.warning("The thread %s ignores that it should stop, and goes on", name)
                 raise
     except ThreadStopped as stopped:
-        if isinstance(stopped.cause, RunCancelled):
+        if isinstance(stopped.cause, RunCancelled | asyncio.CancelledError):
             raise asyncio.CancelledError from None
         raise RuntimeError(f"The function raised {stopped.cause!r}") from stopped.cause
+
+
+_UNCARRIED: Final = (
+    RunCancelled,
+    asyncio.CancelledError,
+    StopIteration,
+    KeyboardInterrupt,
+    SystemExit,
+)
 
 
 class ThreadStopped(Exception):
@@ -164,14 +179,15 @@ def yielded(sink: Sink, item: Any) -> None:
     """Emit what a generator yielded.
 
     `(type, payload)` is that event. A `ServerSentEvent` (of FastAPI or sse-starlette) and
-    a dict of its fields with `data` in it keep type and data; ids and retry are the log's.
-    Anything else is a `message`.
+    a dict of its fields with `data` in it keep type and data; ids and retry are the log's,
+    and one that is only a comment is nothing. Anything else is a `message`.
     """
-    type_, payload = _recognised(item)
-    sink.emit(type_, payload)
+    recognised = _recognised(item)
+    if recognised is not None:
+        sink.emit(*recognised)
 
 
-def _recognised(item: Any) -> tuple[str, Any]:
+def _recognised(item: Any) -> tuple[str, Any] | None:
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
         return item
     if isinstance(item, Mapping) and "data" in item and item.keys() <= _SSE_KEYS:
@@ -179,6 +195,8 @@ def _recognised(item: Any) -> tuple[str, Any]:
     if type(item).__name__ == "ServerSentEvent" and hasattr(item, "data"):
         raw = getattr(item, "raw_data", None)  # fastapi.sse: text that is not to be encoded
         data = item.data if raw is None else raw
+        if data is None and getattr(item, "comment", None) is not None:
+            return None
         return getattr(item, "event", None) or events.MESSAGE, _parsed(data)
     return events.MESSAGE, item
 

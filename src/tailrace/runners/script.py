@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,8 @@ def locate(file: str, roots: Sequence[Path]) -> Path:
     answer must not tell what exists elsewhere.
     """
     for root in roots:
-        with contextlib.suppress(OSError, ValueError):
+        # RuntimeError: a symbolic link that leads to itself (until Python 3.13).
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             # Resolved first, compared then: a symbolic link may not lead out of the root.
             path = (root / file).resolve(strict=True)
             if path.is_relative_to(root.resolve()) and path.is_file():
@@ -87,14 +89,38 @@ async def execute(
     Cancelled once, it sends SIGTERM to the process group and waits; cancelled again,
     SIGKILL. Raises ScriptFailed for another exit code, or a program that cannot start.
     """
+    pipes = [_Pipe(sink, "stdout"), _Pipe(sink, "stderr")]
     try:
-        process = await asyncio.create_subprocess_exec(
+        process = await _started(argv, pipes, cwd, env)
+        for pipe in pipes:
+            pipe.read(on_failure=partial(_signal_group, process.pid, signal.SIGKILL))
+        code = await _ended(process)
+    finally:
+        try:
+            # Whatever the program left behind would hold its pipes open, and outlive the run.
+            sweep(env[MARK])
+            await _finish(pipes)
+        finally:
+            for pipe in pipes:
+                pipe.close()
+    if code:
+        raise ScriptFailed(_why(code), exit_code=code if code > 0 else 128 - code)
+    return {"exit_code": 0}
+
+
+async def _started(
+    argv: Sequence[str], pipes: Sequence[_Pipe], cwd: Path, env: Mapping[str, str]
+) -> asyncio.subprocess.Process:
+    try:
+        for pipe in pipes:
+            await pipe.open()
+        return await asyncio.create_subprocess_exec(
             *argv,
             cwd=cwd,
             env=env,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=pipes[0].end,
+            stderr=pipes[1].end,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
@@ -103,24 +129,15 @@ async def execute(
             f"{argv[0]} cannot be started: {getattr(error, 'strerror', None) or error}.",
             exit_code=code,
         ) from None
-    pipes = {"stdout": process.stdout, "stderr": process.stderr}
-    readers = [asyncio.create_task(_tell(sink, name, pipe)) for name, pipe in pipes.items() if pipe]
-    try:
-        await _ended(process)
     finally:
-        # Whatever the program left behind would hold its pipes open, and outlive the run.
-        _signal_group(process.pid, signal.SIGKILL)
-        sweep(env[MARK])
-        await _finish(readers)
-    code = process.returncode or 0
-    if code:
-        raise ScriptFailed(_why(code), exit_code=code if code > 0 else 128 - code)
-    return {"exit_code": 0}
+        # The program has its own; with ours open the pipes would never end.
+        for pipe in pipes:
+            pipe.hand_over()
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def _ended(process: asyncio.subprocess.Process) -> int:
     try:
-        await process.wait()
+        return await process.wait()
     except asyncio.CancelledError:
         _signal_group(process.pid, signal.SIGTERM)
         # A stopped process cannot act on SIGTERM.
@@ -131,37 +148,101 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
             _signal_group(process.pid, signal.SIGKILL)
             await process.wait()
         raise
+    finally:
+        _signal_group(process.pid, signal.SIGKILL)
 
 
-async def _tell(sink: Sink, stream: str, reader: asyncio.StreamReader) -> None:
-    decoder = Decoder(stream)
-    while chunk := await reader.read(CHUNK_BYTES):
-        payload = decoder.feed(chunk)
-        if payload is not None:
-            sink.emit(events.OUTPUT, payload)
-        await sink.ebb()
-        # What is written meanwhile comes with the next event: lines of a chatty program
-        # gather, the first one after a silence goes at once.
-        await asyncio.sleep(_LINGER_SECONDS)
-    last = decoder.end()
-    if last is not None:
-        sink.emit(events.OUTPUT, last)
+class _Pipe:
+    """One stream of a program, told as it comes.
+
+    A pipe of our own, because asyncio's `Process.wait` waits for the pipes it made, and
+    whoever the program has left behind can hold those open for ever.
+    """
+
+    def __init__(self, sink: Sink, stream: str) -> None:
+        self._sink = sink
+        self._stream = stream
+        self._reader = asyncio.StreamReader()
+        self._transport: asyncio.ReadTransport | None = None
+        self._is_waiting = False
+        self._count = 0
+        self.telling: asyncio.Task[None] | None = None
+        self.end = -1
+
+    async def open(self) -> None:
+        """Make the pipe; `end` is where to write."""
+        ours, self.end = os.pipe()
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(ours, "rb", buffering=0)
+        )
+
+    def hand_over(self) -> None:
+        """The program has `end` now, or never will."""
+        if self.end >= 0:
+            os.close(self.end)
+
+    def read(self, on_failure: Callable[[], None]) -> None:
+        """Tell what is written. A program nobody listens to any more would wait for ever."""
+
+        def done(telling: asyncio.Task[None]) -> None:
+            if not telling.cancelled() and telling.exception() is not None:
+                on_failure()
+
+        self.telling = asyncio.create_task(self._tell())
+        self.telling.add_done_callback(done)
+
+    async def _tell(self) -> None:
+        decoder = Decoder(self._stream)
+        try:
+            while chunk := await self._next():
+                payload = decoder.feed(chunk)
+                if payload is not None:
+                    self._sink.emit(events.OUTPUT, payload)
+                await self._sink.ebb()
+                if len(chunk) < CHUNK_BYTES:
+                    # What is written meanwhile comes with the next event: lines of a chatty
+                    # program gather, the first one after a silence goes at once.
+                    await asyncio.sleep(_LINGER_SECONDS)
+        finally:
+            last = decoder.end()
+            if last is not None:
+                self._sink.emit(events.OUTPUT, last)
+
+    async def _next(self) -> bytes:
+        self._is_waiting = True
+        chunk = await self._reader.read(CHUNK_BYTES)
+        self._is_waiting = False
+        self._count += 1
+        return chunk
+
+    @property
+    def silence(self) -> int | None:
+        """A number that stays the same while only the program is waited for."""
+        return self._count if self._is_waiting else None
+
+    def close(self) -> None:
+        """Let go of our end."""
+        if self.telling is not None:
+            self.telling.cancel()
+        if self._transport is not None:
+            self._transport.close()
 
 
-async def _finish(readers: Sequence[asyncio.Task[None]]) -> None:
-    """Let the readers come to the end of what was written."""
-    _, unfinished = await asyncio.wait(readers, timeout=_LAST_WORDS_SECONDS)
-    while unfinished:
-        # A backlog takes its time; only a pipe that some survivor holds open is given up.
-        before = len(unfinished)
-        _, unfinished = await asyncio.wait(unfinished, timeout=_LAST_WORDS_SECONDS)
-        if len(unfinished) == before:
-            break
-    for reader in unfinished:
-        reader.cancel()
-    for reader in readers:
-        with contextlib.suppress(asyncio.CancelledError):
-            await reader
+async def _finish(pipes: Sequence[_Pipe]) -> None:
+    """Let the readers come to the end of what was written, however long the log takes to
+    keep it. Only a pipe in which nothing comes any more, and that some survivor holds open,
+    is given up.
+    """
+    for pipe in pipes:
+        if pipe.telling is None:
+            continue
+        while not pipe.telling.done():
+            before = pipe.silence
+            await asyncio.wait((pipe.telling,), timeout=_LAST_WORDS_SECONDS)
+            if before is not None and pipe.silence == before:
+                pipe.telling.cancel()
+        if not pipe.telling.cancelled():
+            await pipe.telling
 
 
 def _why(code: int) -> str:
@@ -185,10 +266,18 @@ def sweep(run: str) -> int:
     This finds those that left their process group by setsid or a double fork.
     """
     mark = f"{MARK}={run}".encode()
-    found = 0
+    killed: set[int] = set()
+    # Again until there is nobody new: whoever forks while we look has a child we did not see.
+    while found := set(_carriers(mark)) - killed:
+        for process in found:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        killed |= found
+    return len(killed)
+
+
+def _carriers(mark: bytes) -> Iterator[int]:
     for place in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if mark in place.read_bytes().split(b"\0"):
-                os.kill(int(place.parent.name), signal.SIGKILL)
-                found += 1
-    return found
+                yield int(place.parent.name)

@@ -58,6 +58,16 @@ class TellingContract:
         await log.append(Append(unborn.id, logs(1)))
         assert (await heard.until(unborn.id, 1))[0].first == 1
 
+    async def test_nobody_hears_what_he_did_not_ask_for(self, log: EventLog) -> None:
+        heard = Heard()
+        log.listen(heard)
+        run = await started(log)
+        await log.append(Append(run, logs(1)))
+        log.follow(run, 4)
+        for _ in range(3):
+            await log.append(Append(run, logs(2)))
+        assert (await heard.until(run, 7))[0].first > 4
+
     async def test_follows_nest(self, log: EventLog) -> None:
         heard = Heard()
         log.listen(heard)

@@ -237,11 +237,11 @@ def test_a_sequence_without_end_is_not_kept_for_ever(lead: str) -> None:
 
 def test_it_knows_whether_a_colour_is_on() -> None:
     sieve = Sieve()
-    assert not sieve.coloured
-    sieve.feed("\x1b[31mred")
-    assert sieve.coloured
-    sieve.feed("\x1b[0m")
-    assert not sieve.coloured
+    seen = [sieve.coloured]
+    for text in ("\x1b[31mred", "more", "\x1b[0m"):
+        sieve.feed(text)
+        seen.append(sieve.coloured)
+    assert seen == [False, True, True, False]
 
 
 def test_foreign_text_within_a_line() -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pty
 import threading
@@ -56,10 +57,8 @@ def make() -> Iterator[Callable[..., Ends]]:
 
     yield ends
     for descriptor in opened:
-        try:
+        with contextlib.suppress(OSError):
             os.close(descriptor)
-        except OSError:
-            pass
 
 
 def screen(ends: Ends, env: dict[str, str] | None = None, **options: Any) -> Screen:
@@ -197,8 +196,8 @@ def told_by(ends: Ends, events: list[tuple[str, dict[str, Any]]], **options: Any
     for type, payload in events:
         telling.event(type, payload)
     telling.close()
-    os.close(ends.out)
-    os.close(ends.err)
+    for end in {ends.out, ends.err}:
+        os.close(end)
 
 
 RUN: list[tuple[str, dict[str, Any]]] = [
@@ -250,9 +249,13 @@ def test_progress_goes_to_the_status_line(make: Callable[..., Ends]) -> None:
 
 
 def test_a_colour_that_is_left_on_is_switched_off(make: Callable[..., Ends]) -> None:
-    ends = make(terminal=False)
-    told_by(ends, [("output", {"stream": "stdout", "text": "\x1b[31mred"})])
+    red = [("output", {"stream": "stdout", "text": "\x1b[31mred"})]
+    ends = make(terminal=True)
+    told_by(ends, red)
     assert ends.said(ends.read_out) == b"\x1b[31mred\x1b[0m"
+    ends = make(terminal=False)
+    told_by(ends, red)
+    assert ends.said(ends.read_out) == b"\x1b[31mred"
 
 
 def test_an_escape_that_is_split_between_events(make: Callable[..., Ends]) -> None:

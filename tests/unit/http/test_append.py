@@ -107,9 +107,7 @@ async def test_a_skipped_number_is_a_gap(visitor: Visitor, run: str) -> None:
 
 
 @pytest.mark.parametrize("attempt", [2, 2**53])
-async def test_only_the_present_attempt_may_write(
-    visitor: Visitor, run: str, attempt: int
-) -> None:
+async def test_only_the_present_attempt_may_write(visitor: Visitor, run: str, attempt: int) -> None:
     answer = await visitor.post(f"/runs/{run}/events", batch("a", attempt=attempt))
     refused(answer, 409, "writer-fenced")
     assert (await visitor.post(f"/runs/{run}/events", batch("a", attempt=1))).status == 200
@@ -127,9 +125,7 @@ async def test_nobody_else_ends_a_run_or_forges_a_frame(
 
 
 @pytest.mark.parametrize("type_", ["", "1", "a b", "lög", "log\nid: 9", "log\r", "x" * 65, "a\0"])
-async def test_types_that_could_break_the_framing(
-    visitor: Visitor, run: str, type_: str
-) -> None:
+async def test_types_that_could_break_the_framing(visitor: Visitor, run: str, type_: str) -> None:
     answer = await visitor.post(f"/runs/{run}/events", {"events": [{"type": type_}]})
     refused(answer, 422, "event-invalid")
 

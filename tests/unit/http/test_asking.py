@@ -37,7 +37,7 @@ def test_all_wishes_at_once() -> None:
     )  # fmt: skip
     assert wish.cursor == Cursor(1, 57)
     assert told_as(wish) == "ndjson"
-    assert wish.types == {"log", "x:y"}
+    assert wish.types == frozenset({"log", "x:y"})
     assert (wish.speed, wish.tick, wish.limit) == (2.5, 2.0, 7)
 
 
@@ -65,16 +65,33 @@ def test_the_header_wins_over_the_query(
 
 @pytest.mark.parametrize(
     "text",
-    ["x", "-1", "1-", "1.", " 1", "1 ", "1\n", "0x1", "1_0", "١", "1\0", "9" * 19, "LATEST", "1e3"],
+    [
+        "x",
+        "-1",
+        "1-",
+        "1.",
+        " 1",
+        "1 ",
+        "1\n",
+        "0x1",
+        "1_0",
+        "\u0661",
+        "1\0",
+        "9" * 19,
+        "LATEST",
+        "1e3",
+    ],
 )
 def test_a_malformed_cursor_is_refused_wherever_it_stands(text: str) -> None:
     with pytest.raises(CursorMalformed):
         ask({"after": text})
     with pytest.raises(CursorMalformed):
         cursor({"after": "1"}, text)
+    with pytest.raises(CursorMalformed):
+        cursor({"after": text}, "1")
 
 
-# --- formats -------------------------------------------------------------------------------
+# --- formats ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -157,13 +174,13 @@ def test_another_default_for_whoever_has_no_preference(accept: str, expected: st
     assert told_as(ask(headers={"accept": accept}, default="json")) == expected
 
 
-# --- the rest -------------------------------------------------------------------------------
+# --- the rest --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "good"),
     [
-        ("speed", ["0.01", "1", "1000", "4.5", "1.0"]),
+        ("speed", ["0.01", "1", "1000", "4.5", "1.0", "12.345678901234567"]),
         ("tick", ["0.25", "3600", "2"]),
         ("limit", ["1", str(MAX_PAGE), "007"]),
     ],
@@ -173,7 +190,21 @@ def test_numbers_in_their_bounds(name: str, good: list[str]) -> None:
         assert getattr(ask({name: text}), name) == float(text)
 
 
-NO_NUMBERS = ["", "0", "-1", "nan", "inf", "1e2", "1_0", "١", " 1", "+1", "0x1", "1" * 400, "1;2"]
+NO_NUMBERS = [
+    "",
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "1e2",
+    "1_0",
+    "\u0661",
+    " 1",
+    "+1",
+    "0x1",
+    "1" * 400,
+    "1;2",
+]
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)

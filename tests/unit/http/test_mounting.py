@@ -43,8 +43,7 @@ def included_below(stage: Stage) -> Any:
 def included_in_mounted(stage: Stage) -> Any:
     inner = FastAPI()
     inner.include_router(stage.runs.router, prefix="/inner")
-    host = Starlette(routes=[Mount("/outer", inner)])
-    return host
+    return Starlette(routes=[Mount("/outer", inner)])
 
 
 HOSTS: list[Any] = [

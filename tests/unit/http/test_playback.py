@@ -7,7 +7,7 @@ import pytest
 
 from tailrace.eventlog.contract import Retention
 from tailrace.http import playback
-from tests.stage import Stage, staged
+from tests.stage import Stage, Tale, staged
 from tests.visitor import Visit, Visitor
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +80,12 @@ async def test_the_bytes_are_those_of_a_replay(
 async def test_a_playback_resumes_and_filters(
     stage: Stage, visitor: Visitor, sleeper: Sleeper
 ) -> None:
-    told = [("log", {}, 1), ("progress", {}, 2), ("log", {}, 5), ("log", {}, 6)]
+    told: list[Tale] = [
+        ("log", {}, 1),
+        ("progress", {}, 2),
+        ("log", {}, 5),
+        ("log", {}, 6),
+    ]
     run = await stage.written(told, ends=8)
     visit = visitor.open("GET", f"/runs/{run}/events?speed=1&types=log", {"last-event-id": "1"})
     await visit.over()

@@ -1,18 +1,13 @@
 """GET /runs/{id}/events and its kin, as they go over the wire."""
 
-import asyncio
 import json
-from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
-from starlette.responses import Response
 
-from tailrace.errors import LogFull
 from tailrace.eventlog.contract import Retention
 from tailrace.projections import STREAMS
 from tailrace.protocol.wire import HEARTBEAT_SECONDS
-from tests.stage import BEGAN, Stage, staged
+from tests.stage import Stage, Tale, staged
 from tests.visitor import Visitor
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +19,7 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),
+    (b"last-event-id", b"0"),
 ]
 LAST = HEARTBEAT_SECONDS + 1
 
@@ -104,7 +100,7 @@ async def test_where_a_posted_stream_is(visitor: Visitor, query: str, where: str
     assert again.body == answer.body
 
 
-# --- formats ----------------------------------------------------------------------------------
+# --- formats ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -145,7 +141,7 @@ async def test_ndjson_is_json_on_every_line(stage: Stage, visitor: Visitor) -> N
     assert [line["type"] for line in lines] == ["start", *["progress"] * 3, "complete"]
 
 
-# --- cursors ----------------------------------------------------------------------------------
+# --- cursors ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,9 +170,7 @@ async def test_where_a_watcher_goes_on(
 
 
 @pytest.mark.parametrize("name", STREAMS)
-async def test_nothing_is_left_at_the_last_event(
-    stage: Stage, visitor: Visitor, name: str
-) -> None:
+async def test_nothing_is_left_at_the_last_event(stage: Stage, visitor: Visitor, name: str) -> None:
     run = await stage.written(ends=1)
     for query, headers in (
         ("after=1", {}),
@@ -203,6 +197,8 @@ async def test_latest_means_from_now_on(stage: Stage, visitor: Visitor) -> None:
     await stage.head(run, 2)
     async with visitor.visit("GET", f"/runs/{run}/events?after=latest") as visit:
         await visit.told(OPENING)
+        # Where that is, for whoever is cut before the first event.
+        assert visit.headers["last-event-id"] == "2"
         stage.emit(run, "log", message="now")
         await visit.told(b"now")
         assert visit.ids == [3]
@@ -243,11 +239,16 @@ async def test_trimmed_history_is_a_gap() -> None:
         assert page["events"][0]["id"] == str(first)
 
 
-# --- filters -----------------------------------------------------------------------------------
+# --- filters ---------------------------------------------------------------------------------
 
 
 async def test_a_filter_lets_its_types_and_the_end_through(stage: Stage, visitor: Visitor) -> None:
-    told = [("log", {}, 1), ("progress", {}, 2), ("log", {}, 3), ("x:y", {}, 4)]
+    told: list[Tale] = [
+        ("log", {}, 1),
+        ("progress", {}, 2),
+        ("log", {}, 3),
+        ("x:y", {}, 4),
+    ]
     run = await stage.written(told, ends=5)
     for types, ids in (
         ("log", [1, 3, 5]),
@@ -258,179 +259,3 @@ async def test_a_filter_lets_its_types_and_the_end_through(stage: Stage, visitor
     ):
         answer = await visitor.get(f"/runs/{run}/events?types={types}")
         assert answer.ids == ids, types
-
-
-# --- timed: keep-alives, ticks ---------------------------------------------------------------------
-
-
-async def test_a_silent_stream_is_kept_alive_without_ghosts(
-    stage: Stage, visitor: Visitor
-) -> None:
-    run = await stage.start()
-    async with visitor.visit("GET", f"/runs/{run}/events") as visit:
-        await visit.told(b"I am")
-        stage.beat(HEARTBEAT_SECONDS - 1)
-        for count in range(1, 4):
-            stage.beat(LAST * count)
-            await visit.until(lambda v, count=count: v.body.count(KEEP_ALIVE) == count)
-        stage.emit(run, "log", message="again")
-        await visit.told(b"again")
-        silence = visit.text.partition("I am ")[2].partition("id: 3\n")[0]
-        assert silence.endswith("\n\n" + KEEP_ALIVE.decode() * 3)
-        assert visit.ids == [1, 2, 3]
-
-
-@pytest.mark.parametrize("name", STREAMS)
-async def test_every_format_is_kept_alive(stage: Stage, visitor: Visitor, name: str) -> None:
-    run = await stage.start()
-    await stage.head(run, 2)
-    async with visitor.visit("GET", f"/runs/{run}/events?after=latest&format={name}") as visit:
-        await visit.until(lambda v: v.body)
-        stage.beat(LAST)
-        alive = STREAMS[name].opening + STREAMS[name].heartbeat
-        await visit.until(lambda v: v.body == alive)
-
-
-async def test_ticks_tell_how_long_it_takes(
-    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = await stage.written()
-    now = BEGAN + 90
-    monkeypatch.setattr("tailrace.http.stream.time.time", lambda: now)
-    async with visitor.visit("GET", f"/runs/{run}/events?tick=2") as visit:
-        await visit.told(OPENING)
-        stage.beat(1.9)
-        stage.beat(2.1)
-        await visit.told(b"tick")
-        stage.beat(3.9)
-        assert visit.body == OPENING + b'event: tick\ndata: {"elapsed_seconds":90.0}\n\n'
-        assert visit.last_id == ""
-        stage.beat(4.2)
-        await visit.until(lambda v: v.body.count(b"event: tick") == 2)
-
-
-async def test_no_ticks_unasked(stage: Stage, visitor: Visitor) -> None:
-    run = await stage.written()
-    async with visitor.visit("GET", f"/runs/{run}/events") as visit:
-        await visit.told(OPENING)
-        for seconds in (1, 5, 14, LAST):
-            stage.beat(seconds)
-        await visit.told(KEEP_ALIVE)
-        assert visit.body == OPENING + KEEP_ALIVE
-
-
-# --- leaving ------------------------------------------------------------------------------------------
-
-
-async def test_leaving_frees_everything_and_stops_nothing(stage: Stage, visitor: Visitor) -> None:
-    run = await stage.start()
-    hub = stage.runs.hub
-    async with visitor.visit("GET", f"/runs/{run}/events") as visit:
-        await visit.told(b"I am")
-        assert (hub.connections, hub.watchers(run)) == (1, 1)
-    assert not visit.is_complete
-    assert (hub.connections, hub.watchers(run)) == (0, 0)
-    stage.emit(run, "log", message="all the same")
-    assert (await stage.head(run, 3)).state == "running"
-
-
-async def test_a_stalled_watcher_holds_nobody_up(stage: Stage, visitor: Visitor) -> None:
-    run = await stage.start()
-    slow, quick = (visitor.open("GET", f"/runs/{run}/events") for _ in range(2))
-    await slow.told(b"I am")
-    slow.stall()
-    for n in range(5):
-        stage.emit(run, "log", message=f"number {n};")
-    await quick.told(b"number 4;")
-    assert b"number 4" not in slow.body
-    stage.finish(run)
-    await quick.over()
-    slow.go_on()
-    await slow.over()
-    assert slow.body == quick.body
-
-
-async def test_the_server_goes_away(stage: Stage, visitor: Visitor) -> None:
-    run = await stage.start()
-    visit = visitor.open("GET", f"/runs/{run}/events")
-    await visit.told(b"I am")
-    stage.runs.hub.drain()
-    await visit.over()
-    assert visit.is_complete
-    assert visit.body.endswith(b"\n\nretry: 500\n: end\n")
-    late = await visitor.get(f"/runs/{run}/events")
-    assert late.body == OPENING + b"retry: 500\n: end\n"
-
-
-# --- faults -----------------------------------------------------------------------------------------------
-
-
-async def test_a_fault_of_the_log_before_the_stream_is_a_problem(
-    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = await stage.written()
-    answers: list[Any] = [await stage.log.get(run)]
-
-    async def get(_: str) -> Any:
-        if answers:
-            return answers.pop()
-        raise LogFull("No space.", fix="Make some.")
-
-    monkeypatch.setattr(stage.log, "get", get)
-    answer = await visitor.get(f"/runs/{run}/events")
-    assert (answer.status, answer.json["code"]) == (507, "log-full")
-    assert answer.headers["content-type"] == "application/problem+json"
-
-
-async def test_a_fault_of_the_log_in_the_stream_is_an_event(
-    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = await stage.written(ends=1)
-
-    async def read(*_: Any) -> Any:
-        raise LogFull("No space.", fix="Make some.")
-
-    monkeypatch.setattr(stage.log, "read", read)
-    answer = await visitor.get(f"/runs/{run}/events")
-    assert answer.status == 200
-    [event] = answer.events
-    assert (event.event, event.id) == ("error", "")
-    assert json.loads(event.data)["code"] == "log-full"
-    assert answer.body.endswith(b"\n\n: end\n")
-
-
-async def test_a_run_that_is_forgotten_between_two_looks(
-    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = await stage.written(ends=1)
-    record = await stage.runs.record(run)
-
-    async def known(*_: Any) -> Any:
-        await stage.log.forget(run)
-        return record
-
-    monkeypatch.setattr(stage.runs, "record", known)
-    answer = await visitor.get(f"/runs/{run}/events")
-    assert (answer.status, answer.json["code"]) == (404, "run-unknown")
-
-
-# --- a host's own endpoint ----------------------------------------------------------------------------
-
-
-async def test_a_run_answers_a_request_of_the_host(stage: Stage) -> None:
-    host = FastAPI()
-
-    @host.get("/report")
-    async def report(request: Request) -> Response:
-        run = await stage.runs.operations.get("count").start(rows=2)
-        await run.wait()
-        response: Response = run.response(request)
-        return response
-
-    visitor = Visitor(host)
-    answer = await visitor.get("/report?types=complete")
-    assert sorted(answer.raw_headers) == sorted(STREAM_HEADERS)
-    assert answer.ids == [4]
-    text = await visitor.get("/report?format=text", {"last-event-id": "3"})
-    assert text.text.removeprefix(OPENING.decode()).startswith("id: 4\ndata: [completed in")
-    await asyncio.sleep(0)

@@ -60,6 +60,7 @@ def body(payload: Any) -> Any:
         (collections.OrderedDict(a=1), {"a": 1}),
         (types.MappingProxyType({"a": 1}), {"a": 1}),
         (collections.UserDict(a={"b": 1}), {"a": {"b": 1}}),
+        ({"a": [types.MappingProxyType({"b": 1})]}, {"a": [{"b": 1}]}),
         ({2: "two", None: 2, True: 3}, {"2": "two", "null": 2, "true": 3}),
         ({Colour.RED: Colour.RED}, {"red": "red"}),
         ("text", {"value": "text"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -410,6 +411,23 @@ async def test_a_follower_of_a_long_run_is_sent_to_read(log: SqliteLog) -> None:
     log.follow(run, 0)
     blocks = await heard.until(run, 4)
     assert [(block.first, block.last) for block in blocks] == [(1, 2), (4, 4)]
+
+
+async def test_who_stops_following_hears_no_more(log: SqliteLog, path: Path) -> None:
+    run = await started(log)
+    heard = Heard()
+    log.listen(heard)
+    log.follow(run, 0)
+    await log.append(Append(run, logs(1)))
+    future = log.append(Append(run, logs(1)))
+    # It is committed, and on its way to the loop, which does not turn meanwhile.
+    with closing(sqlite3.connect(path)) as other:
+        until = time.monotonic() + 10
+        while other.execute("SELECT max(last_seq) FROM runs").fetchone() != (2,):
+            assert time.monotonic() < until
+    log.unfollow(run)
+    await future
+    assert [block.last for block in heard.blocks] == [1]
 
 
 async def test_closing_settles_reads_and_refuses_new_ones(path: Path) -> None:

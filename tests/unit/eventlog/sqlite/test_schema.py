@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -275,6 +275,24 @@ def test_what_sqlite_says_in_our_words(
     assert explained.fix
     assert "secret" not in str(explained)
     assert schema.is_environmental(error) is environmental
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy = [sqlite_error(sqlite3.SQLITE_BUSY), sqlite_error(sqlite3.SQLITE_BUSY_RECOVERY)]
+
+    class Contested:
+        done: ClassVar[list[str]] = []
+
+        def execute(self, sql: str) -> None:
+            if busy:
+                raise busy.pop()
+            self.done.append(sql)
+
+    monkeypatch.setattr("tailrace.eventlog.sqlite.schema.time.sleep", lambda _: None)
+    schema._settle(cast("Connection", Contested()))
+    assert Contested.done[0] == "PRAGMA journal_mode=WAL"
 
 
 def test_waiting_for_another_process_is_bounded(

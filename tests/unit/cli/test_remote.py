@@ -1,0 +1,54 @@
+import click
+import pytest
+
+from tailrace.cli.remote import DEFAULT_URL, base_url, complete_run, target
+from tailrace.errors import RunUnknown
+
+RUN = "run_" + "a" * 26
+
+
+def test_which_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAILRACE_URL", raising=False)
+    assert base_url(None) == DEFAULT_URL
+    monkeypatch.setenv("TAILRACE_URL", "http://h:1/")
+    assert base_url(None) == "http://h:1"
+    assert base_url("https://other/prefix/") == "https://other/prefix"
+    assert base_url("localhost:4000") == "http://localhost:4000"
+
+
+def test_a_run_by_its_id() -> None:
+    assert target(RUN, "http://h:1") == ("http://h:1", RUN, RUN)
+
+
+@pytest.mark.parametrize("rest", ["", "/", "/events", "/output", "/cancel", "#L3"])
+def test_a_run_by_its_address(rest: str) -> None:
+    assert target(f"http://h:1/prefix/runs/{RUN}{rest}", None) == ("http://h:1/prefix", RUN, RUN)
+
+
+def test_an_address_may_ask_for_something() -> None:
+    given = f"https://h/runs/{RUN}/events?after=5#x"
+    assert target(given, None) == ("https://h", RUN, f"https://h/runs/{RUN}/events?after=5")
+
+
+@pytest.mark.parametrize("text", ["", "run_x", "http://h/", f"ftp://h/runs/{RUN}", "../etc"])
+def test_neither(text: str) -> None:
+    with pytest.raises(RunUnknown):
+        target(text, None)
+
+
+def completed(url: str, incomplete: str) -> list[str]:
+    context = click.Context(click.Command("x"))
+    context.params["url"] = url
+    argument = click.Argument(["run"])
+    return [item.value for item in complete_run(context, argument, incomplete)]
+
+
+def test_ids_are_completed(base: str, done: str) -> None:
+    assert done in completed(base, "")
+    assert completed(base, done[:12]) == [done]
+    assert completed(base, "nothing") == []
+
+
+def test_a_server_that_does_not_answer_completes_nothing() -> None:
+    assert completed("http://127.0.0.1:1", "") == []
+    assert completed("no url", "") == []

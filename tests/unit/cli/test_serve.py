@@ -1,0 +1,76 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.server import app
+from tailrace.server.settings import Settings
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings it would have served with."""
+    for name in ("HOST", "PORT", "LOG", "ALLOW_ROOT", "GRACE", "CONFIG"):
+        monkeypatch.delenv(f"TAILRACE_{name}", raising=False)
+    made: list[Settings] = []
+    monkeypatch.setattr(app, "serve", made.append)
+    return made
+
+
+def test_flags_become_settings(
+    tailrace: Callable[..., Any], served: list[Settings], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    told = tailrace(
+        "serve", "--host", "::1", "--port", "0", "--log", "memory:", "--grace", "2", "--no-auth",
+        "--allow-root", str(tmp_path / "a"), "--allow-root", str(tmp_path / "b"),
+    )  # fmt: skip
+    assert (told.code, told.out, told.err) == (0, "", "")
+    roots = ((tmp_path / "a").resolve(), (tmp_path / "b").resolve())
+    assert served == [Settings(host="::1", port=0, log="memory:", allow_root=roots, grace=2.0)]
+
+
+def test_nothing_said(tailrace: Callable[..., Any], served: list[Settings]) -> None:
+    assert tailrace("serve").code == 0
+    assert served == [Settings()]
+
+
+def test_a_file(tailrace: Callable[..., Any], served: list[Settings], tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("[server]\nport = 1\ngrace = 2\n", encoding="utf-8")
+    assert tailrace("serve", "--config", str(config), "--port", "3").code == 0
+    assert (served[0].port, served[0].grace) == (3, 2.0)
+
+
+def test_what_is_wrong_in_a_file(
+    tailrace: Callable[..., Any], served: list[Settings], tmp_path: Path
+) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("[server]\nprot = 1\n", encoding="utf-8")
+    told = tailrace("serve", "--config", str(config))
+    assert (told.code, served) == (125, [])
+    first, second = told.err.splitlines()
+    assert "'prot'" in first
+    assert str(config) in first
+    assert "host, port, log, allow_root, grace" in second
+
+
+def test_an_address_that_others_can_reach(tailrace: Callable[..., Any]) -> None:
+    told = tailrace("serve", "--host", "0.0.0.0", "--port", "0", "--log", "memory:", "--no-auth")
+    assert told.code == 125
+    assert "no keys yet" in told.err
+    assert len(told.err.splitlines()) == 2
+
+
+def test_a_port_that_is_taken(tailrace: Callable[..., Any]) -> None:
+    with app.listen("127.0.0.1", 0) as listener:
+        port = str(listener.getsockname()[1])
+        told = tailrace("serve", "--port", port, "--log", "memory:")
+    assert told.code == 125
+    assert f"127.0.0.1:{port}: another program" in told.err
+
+
+def test_the_help_says_what_no_auth_is_worth(tailrace: Callable[..., Any]) -> None:
+    assert "changes nothing yet" in " ".join(tailrace("serve", "--help").out.split())
