@@ -237,10 +237,10 @@ class Engine:
         if kept.id == record.id:
             await self._dispatcher.submit(record.id)
             return kept, True
-        if (kept.operation, kept.input) != (record.operation, record.input):
+        if _wish(kept) != _wish(record):
             raise KeyReused(
                 f"The idempotency key {str(key)[:80]!r} already names {kept.id}, "
-                "which was asked for with another operation or input.",
+                "which was asked for with another operation, input, timeout or abandon_after.",
                 fix="Use a new key for a new request.",
             )
         return kept, False
@@ -316,6 +316,10 @@ class _Decorator:
         )
         self._engine.operations.add(made)
         return made
+
+
+def _wish(run: RunRecord) -> tuple[object, ...]:
+    return run.operation, run.input, run.timeout, run.abandon_after
 
 
 def _seconds(name: str, asked: float | None, default: float | None) -> float | None:

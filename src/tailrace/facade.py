@@ -6,13 +6,13 @@ import time
 from functools import cached_property
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from tailrace.engine import Engine
-from tailrace.http import app, runs
+from tailrace.errors import FormatUnknown, TailraceError
+from tailrace.http import app, problems, runs
 from tailrace.http.asking import asked
 from tailrace.http.stream import RunStream, Telling
-from tailrace.projections import stream
 
 
 class Tailrace(Engine):
@@ -39,18 +39,30 @@ class Tailrace(Engine):
         """The runs' endpoints, to be included in a FastAPI app."""
         return runs.router(self)
 
-    def respond(self, run: str, request: Request | Any) -> RunStream:
+    def respond(self, run: str, request: Request | Any) -> Response:
         """A response that streams a run, as the request asks: cursor, format, types, tick.
 
-        Raises CursorMalformed, FormatUnknown, InputInvalid.
+        What is wrong with the request is answered as a problem: an endpoint of the host has
+        nothing to catch.
         """
-        wish = asked(request.headers, request.query_params)
-        telling = Telling(
-            cursor=wish.cursor,
-            projection=wish.projection or stream("events"),
-            types=wish.types,
-            tick=wish.tick,
-            # Ticks tell how long this watcher has waited: usually it started the run as well.
-            began=time.time(),
+        try:
+            return RunStream(self.hub, run, _telling(run, request))
+        except TailraceError as error:
+            return problems.response(error)
+
+
+def _telling(run: str, request: Request) -> Telling:
+    wish = asked(request.headers, request.query_params)
+    if wish.projection is None or wish.speed is not None:
+        raise FormatUnknown(
+            "This response streams a run live; it is no page and has no speed.",
+            fix=f"GET /runs/{run}/events takes format=json and speed.",
         )
-        return RunStream(self.hub, run, telling)
+    return Telling(
+        cursor=wish.cursor,
+        projection=wish.projection,
+        types=wish.types,
+        tick=wish.tick,
+        # Ticks tell how long this watcher has waited: usually it started the run as well.
+        began=time.time(),
+    )

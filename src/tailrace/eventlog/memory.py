@@ -97,7 +97,9 @@ class MemoryLog:
 
     async def find(self, query: RunQuery) -> list[RunRecord]:
         """See the contract."""
-        found = (k.run for k in reversed(self._kept.values()) if query.matches(k.run))
+        kept = self._kept.values()
+        ordered = kept if query.oldest_first else reversed(kept)
+        found = (k.run for k in ordered if query.matches(k.run))
         return list(itertools.islice(found, query.limit))
 
     async def read(self, run: str, after: int, limit: int = READ_BYTES) -> list[Block]:

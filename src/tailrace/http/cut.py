@@ -58,7 +58,8 @@ def cut_unless_read(scope: Scope) -> None:
 
 def _ask(scope: Scope, *, is_certain: bool) -> None:
     client = scope.get("client")
-    if not client:
+    # A server behind a proxy may know the host, from a header, and no port.
+    if not client or not client[1]:
         return
     loop = asyncio.get_running_loop()
     asked = _asked.setdefault(loop, {})

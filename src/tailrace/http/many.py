@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -57,7 +58,7 @@ def positions(text: str) -> tuple[int, dict[str, Cursor]] | None:
     if text in ("", "0"):
         return None
     match = _VECTOR.fullmatch(text)
-    if match is None or text.count(":") > MAX_RUNS * 2:
+    if match is None or text.count(":") > MAX_RUNS:
         raise CursorMalformed(
             f"{text[:60]!r} is not a cursor of many runs.",
             fix="Send back the last id of this very stream, or none.",
@@ -82,6 +83,7 @@ class Many:
         self._telling: deque[tuple[str, Decoder, bytes]] = deque()
         self._aside: list[bytes] = []
         self._waiting: asyncio.Event = asyncio.Event()
+        self._looked_at = float("-inf")
 
     @property
     def is_behind(self) -> bool:
@@ -109,6 +111,7 @@ class Many:
             await self._join_first()
             while self.end is None:
                 self._waiting.clear()
+                await self._discover()
                 if self._aside:
                     aside, self._aside = self._aside, []
                     yield b"".join(aside)
@@ -130,10 +133,8 @@ class Many:
         if self._names is not None:
             await self._waiting.wait()
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._waiting.wait(), _DISCOVER_SECONDS)
-        except TimeoutError:
-            await self._discover()
 
     async def _join_first(self) -> None:
         if self._names is not None:
@@ -144,21 +145,31 @@ class Many:
             return
         if self._known is None:
             newest = await self._engine.find(RunQuery(principal=LOCAL, limit=1))
-            self._ordinal = newest[0].ordinal if newest else 0
-            query = RunQuery(principal=LOCAL, states=ACTIVE, limit=MAX_RUNS)
-            for record in reversed(await self._engine.find(query)):
+            query = RunQuery(principal=LOCAL, states=ACTIVE, limit=MAX_RUNS, oldest_first=True)
+            active = await self._engine.find(query)
+            for record in active:
                 await self._join(record.id, None)
+            # Past the newest, unless some that go on found no room: those come later.
+            self._ordinal = max(
+                (r.ordinal for r in [*active, *(newest if len(active) < MAX_RUNS else ())]),
+                default=0,
+            )
             return
         for run in self._known[1]:
             with contextlib.suppress(RunUnknown):
                 await self._engine.record(run, LOCAL)
                 await self._join(run, self._known)
-        await self._discover()
 
     async def _discover(self) -> None:
-        """Join the runs that were started since."""
-        query = RunQuery(principal=LOCAL, since=self._ordinal, limit=10 * MAX_RUNS)
-        for record in reversed(await self._engine.find(query)):
+        """Now and then, join the runs that were started since, while there is room for them:
+        in their order, and the ordinal moves only past those that were joined.
+        """
+        now, room = time.monotonic(), MAX_RUNS - len(self._cursors)
+        if self._names is not None or room <= 0 or now - self._looked_at < _DISCOVER_SECONDS:
+            return
+        self._looked_at = now
+        query = RunQuery(principal=LOCAL, since=self._ordinal, limit=room, oldest_first=True)
+        for record in await self._engine.find(query):
             self._ordinal = record.ordinal
             await self._join(record.id, None)
 

@@ -82,7 +82,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """Which runs to list, newest first.
+    """Which runs to list, newest first unless said otherwise.
 
     `before` is the ordinal a page goes on from, `since` the one that newer runs must be
     above; `text` is part of the operation or id.
@@ -95,6 +95,7 @@ class RunQuery:
     before: int | None = None
     since: int | None = None
     limit: int = 50
+    oldest_first: bool = False
 
     def matches(self, run: RunRecord) -> bool:
         """Whether `run` is among what is asked for."""

@@ -178,6 +178,8 @@ class EventLogContract(AdmissionContract, TellingContract):
         newer = await log.find(RunQuery(since=made[-1].ordinal))
         assert len(newer) == 3
         assert all(run.ordinal > made[-1].ordinal for run in newer)
+        query = RunQuery(since=made[1].ordinal, limit=2, oldest_first=True)
+        assert await log.find(query) == made[2:4]
 
     # --- age, size and end -----------------------------------------------------------
 

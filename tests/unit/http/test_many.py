@@ -269,3 +269,32 @@ async def test_a_cursor_ahead_of_its_run_is_refused_at_once(stage: Stage, visito
     for target in ("/events", f"/events?runs={run}"):
         answer = await visitor.get(target, {"last-event-id": f"1~{run}:99"})
         assert (answer.status, answer.json["code"]) == (400, "cursor-from-future")
+
+
+@pytest.mark.anyio
+async def test_more_runs_than_one_stream_carries_are_told_in_their_order(
+    stage: Stage, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "MAX_RUNS", 2)
+    runs = [await stage.start(name=f"number {number}") for number in range(5)]
+    ledger = Ledger()
+
+    def told(visit: Visit, known: list[str]) -> bool:
+        return {json.loads(event.data)["run"] for event in visit.events} >= set(known)
+
+    async with visitor.visit("GET", "/events") as visit:
+        await visit.until(lambda v: told(v, runs[:2]))
+        stage.finish(runs[0])
+        # Room for one more, and only for one.
+        await visit.until(lambda v: told(v, runs[:3]))
+        ledger.take(visit.events)
+    assert set(ledger.events) == set(runs[:3])
+    for run in runs[1:]:
+        stage.finish(run)
+        await stage.ended(run)
+    headers = {"last-event-id": ledger.last_id}
+    async with visitor.visit("GET", "/events", headers) as visit:
+        await visit.until(lambda v: all(has(v, run, "completed") for run in runs[1:]))
+        ledger.take(visit.events)
+    for run in runs:
+        assert ledger.events[run] == await whole(visitor, run)

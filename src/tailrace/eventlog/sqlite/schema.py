@@ -186,7 +186,8 @@ def question(query: RunQuery) -> tuple[str, list[object]]:
         terms.append(("r.ordinal > ?", [query.since]))
     where = " AND ".join(term for term, _ in terms) or "true"
     given = [value for _, values in terms for value in values]
-    return f"{SELECT_RUN} WHERE {where} ORDER BY r.ordinal DESC LIMIT ?", [*given, query.limit]
+    order = "ASC" if query.oldest_first else "DESC"
+    return f"{SELECT_RUN} WHERE {where} ORDER BY r.ordinal {order} LIMIT ?", [*given, query.limit]
 
 
 def checksum(at: int, first: int, epoch: int, wire: bytes) -> int:
