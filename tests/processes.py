@@ -159,15 +159,16 @@ class Served:
 @contextlib.contextmanager
 def serving(
     kind: str,
-    log: Path | str,
+    log: Path,
     *,
+    in_memory: bool = False,
     shape: str = "alone",
     port: int | None = None,
     grace: float = 1.0,
     write_deadline: float = 30.0,
 ) -> Iterator[Served]:
     """A server of `kind` with `tests/apps/served.py`, ready to answer."""
-    folder = Path(log).parent
+    folder = log.parent
     scripts = folder / "scripts"
     scripts.mkdir(exist_ok=True)
     port = port or free_port()
@@ -177,7 +178,7 @@ def serving(
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "default",
-        "TAILRACE_TEST_LOG": str(log),
+        "TAILRACE_TEST_LOG": "memory:" if in_memory else str(log),
         "TAILRACE_TEST_SHAPE": shape,
         "TAILRACE_TEST_GRACE": str(grace),
         "TAILRACE_TEST_SCRIPTS": str(scripts),

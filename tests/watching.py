@@ -256,15 +256,16 @@ async def stuck(connections: Sequence[Stalled], within: float = 10.0) -> int:
                 return sum(before)
 
 
-async def drip(connection: Stalled, add: Callable[[], None]) -> None:
-    """Add to what somebody is sent who does not read, until the kernel takes no more of it,
-    and once more.
+async def drip(connection: Stalled, add: Callable[[int], None]) -> None:
+    """Add (so many) to what somebody is sent who does not read, until the kernel takes no more
+    of it, and once more.
     """
+    add(50)
     async with asyncio.timeout(60):
         while True:
             before = pent_up([connection])
-            add()
-            await asyncio.sleep(0.005)
+            add(1)
+            await asyncio.sleep(0.01)
             if any(before) and before == pent_up([connection]):
                 await asyncio.sleep(0.3)
                 if before == pent_up([connection]):

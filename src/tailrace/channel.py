@@ -20,6 +20,9 @@ TAIL_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 """About how much one send carries at the most, in bytes."""
 
+PIECE_BYTES: Final = 64 * 1024
+"""About how much is encoded without a pause, in bytes: a millisecond of work."""
+
 # Any filter a client can think of makes its own encoding. What goes beyond these bounds is
 # not shared: so many joined chunks, so many bytes of encoded blocks.
 _SHARED: Final = 64
@@ -28,13 +31,13 @@ _ENTRY_BYTES: Final = 100
 
 
 def pieces(block: Block) -> Iterator[Block]:
-    """A burst is one block of megabytes. In pieces of about CHUNK_BYTES, telling it keeps
+    """A burst is one block of megabytes. In pieces of about PIECE_BYTES, telling it keeps
     nobody else waiting, and no server has to hold all of it for each watcher.
     """
     first, start = block.first, 0
-    while len(block.wire) - start > CHUNK_BYTES:
+    while len(block.wire) - start > PIECE_BYTES:
         # A payload holds no raw line feed, so a blank line ends an event.
-        end = block.wire.find(b"\n\n", start + CHUNK_BYTES) + 2
+        end = block.wire.find(b"\n\n", start + PIECE_BYTES) + 2
         if not 2 <= end < len(block.wire):
             break
         wire = block.wire[start:end]

@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, overload
 from tailrace import builtin
 from tailrace.dispatch.contract import Dispatcher
 from tailrace.dispatch.local import LocalDispatcher
-from tailrace.errors import InputInvalid, KeyReused, RunUnknown, TailraceError
+from tailrace.errors import InputInvalid, KeyReused, LogClosed, RunUnknown, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
 from tailrace.eventlog.places import open_log
 from tailrace.farewell import chained, signs
@@ -53,13 +53,14 @@ class Engine:
     ) -> None:
         self.log = open_log(log, retention)
         self.operations = Operations()
-        self._hub = Hub(self.log)
+        self._hub = Hub(self.log, self.start)
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
         self._dispatcher = dispatcher or LocalDispatcher()
         self._upkeep = Upkeep(self.log, self._hub)
         self._changing: asyncio.Lock | None = None
         self._lifetime: contextlib.AsyncExitStack | None = None
         self._is_owned = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def hub(self) -> Hub:
@@ -81,8 +82,12 @@ class Engine:
     async def start(self) -> None:
         """Open the log, end what a dead process left behind, and be ready. Idempotent.
 
-        Raises LogError (and its kinds) if the log cannot be opened.
+        Raises LogError (and its kinds) if the log cannot be opened, LogClosed if the engine
+        works in another event loop.
         """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._move(loop)
         if self._lifetime is not None:
             return
         self._changing = self._changing or asyncio.Lock()
@@ -91,6 +96,22 @@ class Engine:
                 async with contextlib.AsyncExitStack() as stack:
                     await self._start(stack)
                     self._lifetime = stack.pop_all()
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to `loop`. A test client makes one for each request, and ends it with the
+        engine still in it; whatever ran there can only be found lost by the next start.
+        """
+        if self._loop is not None and not self._loop.is_closed() and self._lifetime is not None:
+            raise LogClosed(
+                "This engine works in another event loop.",
+                fix="Use an engine of its own for each event loop, or its HTTP face.",
+            )
+        if self._lifetime is not None:
+            self._lifetime.pop_all()
+            self._lifetime = None
+            self._hub.abandon()
+        self._changing = None
+        self._loop = loop
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         await self.log.open()
@@ -106,14 +127,14 @@ class Engine:
         stack.callback(self._supervisor.stop_all)
         stack.push_async_callback(self._farewell)
         self._hub.begin(signs())
-        stack.enter_context(chained(self._leave))
+        stack.enter_context(chained(self._leave, self.close))
 
     async def close(self) -> None:
         """End the streams, then the runs, then the log. Idempotent."""
         self._is_owned = False
         # Until it is over the engine counts as started: what its runs ask of it in their
         # grace must not start it again.
-        if self._lifetime is None or self._changing is None:
+        if self._changing is None:
             return
         async with self._changing:
             if self._lifetime is not None:
@@ -233,9 +254,10 @@ class Engine:
             worker=self.log.worker,
             key=key,
         )
-        kept = await self.log.create(record)
+        # Shielded: a caller that gives up in the middle must not leave a run that is kept
+        # and that nobody ever starts.
+        kept = await asyncio.shield(asyncio.create_task(self._accept(record)))
         if kept.id == record.id:
-            await self._dispatcher.submit(record.id)
             return kept, True
         if _wish(kept) != _wish(record):
             raise KeyReused(
@@ -244,6 +266,12 @@ class Engine:
                 fix="Use a new key for a new request.",
             )
         return kept, False
+
+    async def _accept(self, record: RunRecord) -> RunRecord:
+        kept = await self.log.create(record)
+        if kept.id == record.id:
+            await self._dispatcher.submit(record.id)
+        return kept
 
     async def start_operation(
         self, operation: Operation[Any, Any], input: Mapping[str, Any]

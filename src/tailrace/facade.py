@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
@@ -13,6 +13,8 @@ from tailrace.errors import FormatUnknown, TailraceError
 from tailrace.http import app, problems, runs
 from tailrace.http.asking import asked
 from tailrace.http.stream import RunStream, Telling
+from tailrace.protocol.cursor import Cursor
+from tailrace.protocol.wire import RUN
 
 
 class Tailrace(Engine):
@@ -39,27 +41,37 @@ class Tailrace(Engine):
         """The runs' endpoints, to be included in a FastAPI app."""
         return runs.router(self)
 
+    @staticmethod
+    async def problem(request: Request, error: Exception) -> Response:
+        """Tailrace's errors as problem documents in a host's own endpoints:
+        `app.add_exception_handler(TailraceError, runs.problem)`.
+        """
+        del request
+        return problems.response(cast("TailraceError", error))
+
     def respond(self, run: str, request: Request | Any) -> Response:
         """A response that streams a run, as the request asks: cursor, format, types, tick.
 
         What is wrong with the request is answered as a problem: an endpoint of the host has
-        nothing to catch.
+        nothing to catch. The header `Tailrace-Run` names the run, for coming back to it.
         """
         try:
-            return RunStream(self.hub, run, _telling(run, request))
+            return RunStream(self.hub, run, _telling(run, request), headers={RUN: run})
         except TailraceError as error:
             return problems.response(error)
 
 
 def _telling(run: str, request: Request) -> Telling:
-    wish = asked(request.headers, request.query_params)
+    wish = asked(request.headers, request.query_params, offered=("events", "ndjson"))
     if wish.projection is None or wish.speed is not None:
         raise FormatUnknown(
             "This response streams a run live; it is no page and has no speed.",
             fix=f"GET /runs/{run}/events takes format=json and speed.",
         )
     return Telling(
-        cursor=wish.cursor,
+        # What a POST answers with was not there before: whatever id the client sends, it is
+        # that of another run.
+        cursor=wish.cursor if request.method in ("GET", "HEAD") else Cursor(0, 0),
         projection=wish.projection,
         types=wish.types,
         tick=wish.tick,

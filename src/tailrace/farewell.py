@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -23,9 +23,12 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
-def chained(hear: Callable[[], None]) -> Iterator[None]:
+def chained(
+    hear: Callable[[], None], end: Callable[[], Awaitable[None]] | None = None
+) -> Iterator[None]:
     """Have `hear` called on the running loop before the present handler of SIGTERM and
-    SIGINT is. Does nothing outside the main thread, where Python allows no handlers.
+    SIGINT is; where there is none, have `end` awaited before the signal ends the process.
+    Does nothing outside the main thread, where Python allows no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,10 +43,20 @@ def chained(hear: Callable[[], None]) -> Iterator[None]:
         if callable(previous):
             previous(number, frame)
         elif previous is signal.SIG_DFL:
-            # Nobody else wants to stop properly: let the signal do what it does by default.
+            # Nobody else wants to stop properly. A second signal is not kept waiting.
             signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            if end is None or loop.is_closed():
+                signal.raise_signal(number)
+            else:
+                loop.call_soon_threadsafe(finish, number, end)
 
+    def finish(number: int, end: Callable[[], Awaitable[None]]) -> None:
+        # The programs of our runs have sessions of their own, and would outlive us.
+        ending = asyncio.ensure_future(end())
+        endings.add(ending)
+        ending.add_done_callback(lambda _: signal.raise_signal(number))
+
+    endings: set[asyncio.Future[None]] = set()
     for number in _SIGNALS:
         before[number] = signal.getsignal(number)
         # Python's own Ctrl-C raises KeyboardInterrupt into whatever runs; in a notebook the

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from tailrace.channel import Channel
@@ -25,6 +26,9 @@ from tailrace.subscription import End, Subscription
 BEAT_SECONDS: Final = 0.25
 """How often the timer looks."""
 
+LATE_SECONDS: Final = 1.0
+"""How late the log may tell of what a snapshot shows, before the snapshot is believed."""
+
 
 class Connection(Protocol):
     """A watcher's connection, as the timer sees it."""
@@ -37,13 +41,15 @@ class Connection(Protocol):
 
 
 class Hub:
-    """Live fan-out of one log's runs."""
+    """Live fan-out of one log's runs. `ready`, where given, opens the log if need be."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, ready: Callable[[], Awaitable[None]] | None = None) -> None:
         self._log = log
+        self._ready = ready
         self._channels: dict[str, Channel] = {}
         self._subscriptions: set[Subscription] = set()
         self._connections: set[Connection] = set()
+        self._touching: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._signs: Sequence[Callable[[], bool]] = ()
         self.is_draining = False
@@ -66,6 +72,8 @@ class Hub:
     @contextlib.asynccontextmanager
     async def channel(self, run: str) -> AsyncIterator[tuple[Channel, RunRecord]]:
         """A run's channel, and its snapshot. Raises RunUnknown."""
+        if self._ready is not None:
+            await self._ready()
         channel = self._channels.get(run)
         if channel is None:
             channel = self._channels[run] = Channel(run)
@@ -76,12 +84,18 @@ class Hub:
             record = await self._log.get(run)
             if record is None:
                 raise RunUnknown(f"There is no run {run}.", fix="It may have been forgotten.")
-            channel.settle(record.last_seq, ended=record.ended)
+            if not channel.is_followed:
+                # One that is followed learns of each block in its turn; to hear of the head
+                # from here as well would cost its watchers the tail they share.
+                channel.settle(record.last_seq, ended=record.ended)
+            elif record.last_seq > channel.head:
+                # But a log may lose a wake-up, and the last of a run has no successor.
+                settle = partial(channel.settle, record.last_seq, ended=record.ended)
+                asyncio.get_running_loop().call_later(LATE_SECONDS, settle)
             channel.wants_watchers = record.abandon_after is not None and not record.ended
             if channel.wants_watchers:
                 # At once: the next look of the house may come too late for the run.
-                with contextlib.suppress(LogError):
-                    await self._log.touch([run], time.time())
+                self._touch(run)
             if not channel.is_followed and not channel.ended:
                 channel.is_followed = True
                 self._log.follow(run, channel.head)
@@ -92,6 +106,17 @@ class Hub:
                 del self._channels[run]
                 if channel.is_followed:
                     self._log.unfollow(run)
+
+    def _touch(self, run: str) -> None:
+        # Not awaited: the first byte must not wait for a commit.
+        touching = asyncio.ensure_future(self._log.touch([run], time.time()))
+        self._touching.add(touching)
+        touching.add_done_callback(self._touched)
+
+    def _touched(self, touching: asyncio.Future[None]) -> None:
+        self._touching.discard(touching)
+        if not touching.cancelled() and not isinstance(touching.exception(), LogError | None):
+            touching.result()
 
     @contextlib.asynccontextmanager
     async def subscribe(
@@ -130,6 +155,13 @@ class Hub:
         self.is_draining = False
         self._signs = signs
         self._stop_timer()
+
+    def abandon(self) -> None:
+        """Forget everybody: their event loop has ended, and they with it."""
+        self._timer = None
+        self._channels.clear()
+        self._subscriptions.clear()
+        self._connections.clear()
 
     def end(self) -> None:
         """Let go of every reader that is left: the log has nothing more to tell here."""

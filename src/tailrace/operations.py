@@ -89,7 +89,8 @@ class Operation(Generic[Params, Handle]):
     def check(self, given: Mapping[str, Any]) -> bytes:
         """The input as JSON, with defaults filled in. Raises InputInvalid, BodyTooLarge."""
         try:
-            stored = self._validated(given).model_dump_json(by_alias=True).encode()
+            checked = self._validated(given)
+            stored = checked.model_dump_json(by_alias=True).encode()
             # Others read it as well; a number that is none for them would cost them the run.
             loads(stored)
         except (PydanticSerializationError, JSONDecodeError) as error:
@@ -97,6 +98,7 @@ class Operation(Generic[Params, Handle]):
                 f"The input of {self.name} cannot be written as JSON: {str(error)[:200]}.",
                 fix="Give plain values: numbers, text without lone surrogates, lists, objects.",
             ) from None
+        self._compare(checked, stored)
         if len(stored) > MAX_INPUT_BYTES:
             raise BodyTooLarge(
                 f"The input of {self.name} has {len(stored):,} bytes of JSON; "
@@ -104,6 +106,21 @@ class Operation(Generic[Params, Handle]):
                 fix="Give the name of a file, or a link, instead of the content.",
             )
         return stored
+
+    def _compare(self, checked: BaseModel, stored: bytes) -> None:
+        """What the function will get is read from the log. Secrets (which are stored masked),
+        fields left out of the dump and the like would come to it changed, without a word.
+        """
+        try:
+            again = self._model.model_validate_json(stored)
+        except ValidationError as error:
+            raise self._invalid(error) from None
+        for name, field in self._model.model_fields.items():
+            kept, given = getattr(again, name), getattr(checked, name)
+            # Not a number is not even itself.
+            if kept != given and not (kept != kept and given != given):  # noqa: PLR0124
+                what = "Its value cannot be kept in the log unchanged"
+                raise self._refusal([{"where": field.alias or name, "what": what}])
 
     def bind(self, stored: bytes, context: Sink) -> Callable[[], Any]:
         """The function with its checked input, ready to be called. Raises InputInvalid."""
@@ -243,7 +260,7 @@ def _schema(name: str, model: type[BaseModel]) -> dict[str, Any]:
 
 def _unusable(name: str, error: Exception) -> TypeError:
     return TypeError(
-        f"The input of operation {name} has no schema: {error}. "
+        f"The input of operation {name} has no schema: {getattr(error, 'message', error)}. "
         "Use types that JSON can say: numbers, str, list, dict, dataclasses, pydantic models."
     )
 

@@ -138,12 +138,19 @@ class Subscription:
             lost = self._lost(events.GAP, self.cursor + 1, self._channel.head)
             self.cursor = self._channel.head
             return lost
-        block = self._ahead.popleft()
-        told = self.projection.tell(block, self._types)
-        if block.first > self.cursor + 1:
-            told = self._lost(events.GAP, self.cursor + 1, block.first - 1) + told
-        self.cursor = block.last
-        return told
+        parts: list[bytes] = []
+        size = 0
+        while self._ahead and size < CHUNK_BYTES:
+            block = self._ahead.popleft()
+            if block.first > self.cursor + 1:
+                parts.append(self._lost(events.GAP, self.cursor + 1, block.first - 1))
+            parts.append(self.projection.tell(block, self._types))
+            size += len(parts[-1])
+            self.cursor = block.last
+            if parts[-1] is not block.wire:
+                # It had to be encoded: others have their turn now.
+                break
+        return b"".join(parts)
 
     def _lost(self, type: str, first: int, last: int) -> bytes:
         return self.projection.control(type, {"run": self.run, "from": first, "to": last})

@@ -181,6 +181,7 @@ class Supervisor:
     def begin(self) -> None:
         """Execute runs, again if need be."""
         self._is_leaving = False
+        self._going.clear()
 
     def stop_all(self) -> None:
         """Have every run here end as lost, also those that come yet: the process goes away."""

@@ -12,6 +12,7 @@ from tailrace.eventlog.contract import EventLog
 from tailrace.hub import Hub
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol.lifecycle import Signal
+from tailrace.protocol.runs import RunRecord
 from tailrace.runners.script import sweep
 
 _ROUND_SECONDS: Final = 1.0
@@ -50,13 +51,23 @@ class Upkeep:
 
         Raises LogError if it cannot be read who they are.
         """
-        for orphan in await self._log.orphans():
-            survivors = await asyncio.to_thread(sweep, orphan.id)
-            try:
-                # Not patient: a log without space needs to be swept, not to be waited for.
-                lost = await settle(self._log, orphan, Outcome(Signal.LOSE), patient=False)
-            except TailraceError as error:
-                logger.warning("%s cannot be ended yet: %s", orphan.id, error)
-                continue
-            if lost is not None:
-                logger.warning("%s was lost with its process (%d left over)", orphan.id, survivors)
+        orphans = await self._log.orphans()
+        if orphans:
+            # At once: a server that was killed may have left hundreds, and their watchers
+            # and its new requests wait for this.
+            survivors, *_ = await asyncio.gather(
+                asyncio.to_thread(sweep, *(orphan.id for orphan in orphans)),
+                *map(self._lose, orphans),
+            )
+            if survivors:
+                logger.warning("%d processes were left over of lost runs", survivors)
+
+    async def _lose(self, orphan: RunRecord) -> None:
+        try:
+            # Not patient: a log without space needs to be swept, not to be waited for.
+            lost = await settle(self._log, orphan, Outcome(Signal.LOSE), patient=False)
+        except TailraceError as error:
+            logger.warning("%s cannot be ended yet: %s", orphan.id, error)
+            return
+        if lost is not None:
+            logger.warning("%s was lost with its process", orphan.id)

@@ -48,7 +48,7 @@ async def visited(served: Served, target: str, visits: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nothing_is_left_of_them(kind: str, tmp_path: Path) -> None:
-    visits = VISITS if kind == "uvicorn" else VISITS // 5
+    visits = VISITS if kind == "uvicorn" else VISITS // 2
     with serving(kind, tmp_path / "log.db") as served:
         idle = served.start("burst", events=3, hold=True)
         busy = served.start("count", events=100_000, every=0.005)

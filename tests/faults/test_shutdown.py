@@ -132,17 +132,19 @@ async def test_nor_one_with_little_left_to_read(kind: str, tmp_path: Path) -> No
         run = served.start("burst", events=1, hold=True)
         connection = Stalled(served.port, served.events_of(run))
         try:
-            await drip(connection, lambda: append(served, run))
+            await drip(connection, lambda count: append(served, run, count))
             await stop(served, ())
         finally:
             connection.close()
         check_ended_properly(served)
 
 
-def append(served: Served, run: str) -> None:
+def append(served: Served, run: str, count: int) -> None:
     event = {"type": "drip", "data": {"text": "x" * 30_000}}
-    status, told = served.ask("POST", f"/runs/{run}/events", {"events": [event]})
-    assert status == 200, told
+    for start in range(0, count, 25):
+        events = [event] * min(25, count - start)
+        status, told = served.ask("POST", f"/runs/{run}/events", {"events": events})
+        assert status == 200, told
 
 
 @pytest.mark.parametrize("kind", ["uvicorn", "thread", "granian", "hypercorn"])

@@ -21,6 +21,8 @@ class LocalDispatcher:
     def bind(self, execute: Execute) -> None:
         """See the contract."""
         self._execute = execute
+        # Those of an event loop that has ended will not come to their end any more.
+        self._tasks = {task for task in self._tasks if not task.get_loop().is_closed()}
 
     async def submit(self, run: str) -> None:
         """See the contract. Raises LogClosed after `close`."""

@@ -89,8 +89,11 @@ class EventLog(Protocol):
     of `tailrace.errors`; nothing of a failed append is kept.
     """
 
-    worker: str
-    """The name this process owns runs under; others can tell whether it is alive."""
+    @property
+    def worker(self) -> str:
+        """The name this process owns runs under while the log is open; others can tell
+        whether it is alive.
+        """
 
     async def open(self) -> None:
         """Make the log ready. Raises LogCorrupt, LogFull, or LogError for a bad place."""
@@ -132,7 +135,7 @@ class EventLog(Protocol):
         """The run's snapshot."""
 
     async def find(self, query: RunQuery) -> list[RunRecord]:
-        """Runs, newest first."""
+        """Runs, newest first unless the query says otherwise."""
 
     async def read(self, run: str, after: int, limit: int = READ_BYTES) -> list[Block]:
         """Blocks after event `after`, oldest first: about `limit` bytes, at least one if any.

@@ -76,8 +76,12 @@ def crowded(rules: Retention, events: int, size: int) -> bool:
     )
 
 
-def trimmed(rules: Retention, blocks: Sequence[Stretch], size: int) -> tuple[int, int]:
+def trimmed(
+    rules: Retention, blocks: Sequence[Stretch], size: int, last: int | None = None
+) -> tuple[int, int]:
     """The first sequence number to keep of a crowded run, and the bytes that go.
+
+    `blocks` are all of the run, or the oldest of them; then `last` is its newest event.
 
     Whole blocks go, the oldest first, until a tenth below the bound: cutting on every
     append would make each of them pay. The newest block always stays, because it may hold
@@ -87,7 +91,7 @@ def trimmed(rules: Retention, blocks: Sequence[Stretch], size: int) -> tuple[int
     want_size = None if rules.run_bytes is None else rules.run_bytes * 0.9
     keep, dropped = blocks[0].first, 0
     for block, following in itertools.pairwise(blocks):
-        left = blocks[-1].last - block.first + 1
+        left = (blocks[-1].last if last is None else last) - block.first + 1
         if (want_events is None or left <= want_events) and (
             want_size is None or size - dropped <= want_size
         ):

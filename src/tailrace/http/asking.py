@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,15 +45,22 @@ class Asked:
     limit: int
 
 
-def asked(headers: Headers, query: Mapping[str, str], *, default: str = "events") -> Asked:
-    """Read the request; `default` is the format for whoever has no preference.
+def asked(
+    headers: Headers,
+    query: Mapping[str, str],
+    *,
+    default: str = "events",
+    offered: Collection[str] = _MEDIA,
+) -> Asked:
+    """Read the request; `default` is the format for whoever has no preference, `offered` are
+    those that an Accept header can choose.
 
     Raises CursorMalformed, FormatUnknown, InputInvalid.
     """
     named = query.get("format")
     return Asked(
         cursor=cursor(query, headers.get(LAST_EVENT_ID)),
-        projection=_projection(_preferred(headers, default) if named is None else named),
+        projection=_projection(_preferred(headers, default, offered) if named is None else named),
         types=_types(query.get("types")),
         speed=_number(query, "speed", *SPEEDS),
         tick=_number(query, "tick", *TICKS),
@@ -86,7 +93,7 @@ def _projection(name: str) -> Projection | None:
     return stream(name)
 
 
-def _preferred(headers: Headers, default: str) -> str:
+def _preferred(headers: Headers, default: str, offered: Collection[str]) -> str:
     """The format an Accept header prefers (RFC 9110 §12.5.1): by weight, then as listed."""
     accept = ",".join(headers.getlist("accept"))
     ranges = _ranges(accept)
@@ -94,7 +101,7 @@ def _preferred(headers: Headers, default: str) -> str:
         return default
     best: tuple[float, int] | None = None
     chosen = default
-    for name in sorted(_MEDIA, key=lambda name: name != default):
+    for name in sorted(offered, key=lambda name: name != default):
         weight, place = _weighed(_MEDIA[name], ranges)
         if weight > 0 and (best is None or (-weight, place) < best):
             best, chosen = (-weight, place), name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -163,12 +163,12 @@ class _Runs:
             limit=limit + 1,
         )
         found = await self._engine.find(query)
-        shown = found[:limit]
+        shown = _fitting(found[:limit])
         here = prefix(request)
         return answer(
             {
                 "runs": [snapshot(record, here) for record in shown],
-                "next": str(shown[-1].ordinal) if len(found) > limit else None,
+                "next": str(shown[-1].ordinal) if len(found) > len(shown) else None,
             }
         )
 
@@ -284,6 +284,19 @@ def _telling(
         tick=wish.tick,
         began=record.started_at or record.created_at,
     )
+
+
+def _fitting(found: Sequence[RunRecord]) -> Sequence[RunRecord]:
+    """As many as make a page of moderate size, at least one: inputs and results can be large,
+    and to write them out holds up everybody.
+    """
+    size = 0
+    for count, record in enumerate(found):
+        parts = (record.input, record.result, record.error, record.progress)
+        size += sum(len(part) for part in parts if part is not None)
+        if size > MAX_BODY_BYTES and count:
+            return found[:count]
+    return found
 
 
 def _states(text: str | None) -> frozenset[State]:

@@ -133,7 +133,7 @@ class Connection:
         if self._cut_at is None:
             self._cut_at = now
             cut.cut(self._scope, self._receive)
-        elif now - self._cut_at > _LEAVE_SECONDS and self._task is not None:
+        elif now - self._cut_at > _LEAVE_SECONDS and self._task and not self.is_cancelled:
             # The connection was not found. A last resort, and not the first one, because
             # granian deadlocks when the send that is cancelled fails at the same time.
             self.is_cancelled = True
@@ -233,6 +233,9 @@ class RunStream(Streaming):
 
 async def _listen(receive: Receive, feed: Feed) -> None:
     """Wait for the client to leave."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    feed.close(End.LEFT)
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        # Also where a server, or middleware, raises to say so.
+        feed.close(End.LEFT)

@@ -34,4 +34,5 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 """Bound of a request body, in bytes."""
 
 LAST_EVENT_ID: Final = "last-event-id"
+RUN: Final = "tailrace-run"
 IDEMPOTENCY_KEY: Final = "idempotency-key"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +35,12 @@ _INTERPRETERS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 _LINGER_SECONDS: Final = 0.01
-_LAST_WORDS_SECONDS: Final = 0.5
+_LAST_WORDS_SECONDS: Final = 0.01
+_TURNS: Final = 4
+_LOOKS: Final = 20
+_LOOK_SECONDS: Final = 0.001
+# What the kernel (at the most) and our reader may still hold when a program has ended.
+_BACKLOG_BYTES: Final = 1024 * 1024 + 4 * 65_536
 
 
 def locate(file: str, roots: Sequence[Path]) -> Path:
@@ -98,8 +106,8 @@ async def execute(
     finally:
         try:
             # Whatever the program left behind would hold its pipes open, and outlive the run.
-            sweep(env[MARK])
-            await _finish(pipes)
+            await asyncio.to_thread(sweep, env[MARK])
+            await asyncio.gather(*(pipe.finish() for pipe in pipes))
         finally:
             for pipe in pipes:
                 pipe.close()
@@ -164,16 +172,18 @@ class _Pipe:
         self._stream = stream
         self._reader = asyncio.StreamReader()
         self._transport: asyncio.ReadTransport | None = None
+        self._ours: FileIO | None = None
         self._is_waiting = False
         self._count = 0
-        self.telling: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self.end = -1
 
     async def open(self) -> None:
         """Make the pipe; `end` is where to write."""
         ours, self.end = os.pipe()
+        self._ours = os.fdopen(ours, "rb", buffering=0)
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(ours, "rb", buffering=0)
+            lambda: asyncio.StreamReaderProtocol(self._reader), self._ours
         )
 
     def hand_over(self) -> None:
@@ -188,8 +198,8 @@ class _Pipe:
             if not telling.cancelled() and telling.exception() is not None:
                 on_failure()
 
-        self.telling = asyncio.create_task(self._tell())
-        self.telling.add_done_callback(done)
+        self._telling = asyncio.create_task(self._tell())
+        self._telling.add_done_callback(done)
 
     async def _tell(self) -> None:
         decoder = Decoder(self._stream)
@@ -212,37 +222,42 @@ class _Pipe:
         self._is_waiting = True
         chunk = await self._reader.read(CHUNK_BYTES)
         self._is_waiting = False
-        self._count += 1
+        self._count += len(chunk)
         return chunk
 
-    @property
-    def silence(self) -> int | None:
-        """A number that stays the same while only the program is waited for."""
-        return self._count if self._is_waiting else None
+    async def finish(self) -> None:
+        """Come to the end of what was written, however long the log takes to keep it. What
+        some survivor, who holds the pipe open, writes from now on is given up.
+        """
+        if self._telling is None:
+            return
+        most = self._count + _BACKLOG_BYTES
+        while not self._telling.done():
+            if await self._has_run_dry() or self._count > most:
+                self._telling.cancel()
+            await asyncio.wait((self._telling,), timeout=_LAST_WORDS_SECONDS)
+        if not self._telling.cancelled():
+            await self._telling
+
+    async def _has_run_dry(self) -> bool:
+        """Whether all was read, and yet somebody could write more."""
+        for _ in range(_TURNS):
+            if not self._is_waiting or self._ours is None or self._ours.closed:
+                return False
+            look = select.poll()
+            look.register(self._ours, select.POLLIN)
+            if look.poll(0):
+                return False
+            # What was taken out of the pipe may be on its way to the reader.
+            await asyncio.sleep(0)
+        return True
 
     def close(self) -> None:
         """Let go of our end."""
-        if self.telling is not None:
-            self.telling.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
         if self._transport is not None:
             self._transport.close()
-
-
-async def _finish(pipes: Sequence[_Pipe]) -> None:
-    """Let the readers come to the end of what was written, however long the log takes to
-    keep it. Only a pipe in which nothing comes any more, and that some survivor holds open,
-    is given up.
-    """
-    for pipe in pipes:
-        if pipe.telling is None:
-            continue
-        while not pipe.telling.done():
-            before = pipe.silence
-            await asyncio.wait((pipe.telling,), timeout=_LAST_WORDS_SECONDS)
-            if before is not None and pipe.silence == before:
-                pipe.telling.cancel()
-        if not pipe.telling.cancelled():
-            await pipe.telling
 
 
 def _why(code: int) -> str:
@@ -260,24 +275,57 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def sweep(run: str) -> int:
-    """Kill every process that still carries the run's mark (Linux); how many there were.
+def sweep(*runs: str) -> int:
+    """Kill every process that still carries a mark of these runs (Linux); how many there were.
 
     This finds those that left their process group by setsid or a double fork.
     """
-    mark = f"{MARK}={run}".encode()
+    marks = {f"{MARK}={run}".encode() for run in runs}
+    known: set[int] = set()
     killed: set[int] = set()
-    # Again until there is nobody new: whoever forks while we look has a child we did not see.
-    while found := set(_carriers(mark)) - killed:
+    for _ in range(_LOOKS):
+        processes = _processes()
+        # Somebody who ended before we could look may have left a child that we did not see,
+        # and so may one that forks while we look. Only the first look is never sure.
+        is_sure = bool(known)
+        found: set[int] = set()
+        for process in processes:
+            environ = _read(process, "environ")
+            if not marks.isdisjoint(environ.split(b"\0")):
+                found.add(process)
+            elif not environ and (process not in known or _is_starting(process)):
+                is_sure = False
+        found -= killed
         for process in found:
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
+        if is_sure and not found:
+            break
+        known = set(processes)
         killed |= found
+        time.sleep(_LOOK_SECONDS)
     return len(killed)
 
 
-def _carriers(mark: bytes) -> Iterator[int]:
-    for place in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if mark in place.read_bytes().split(b"\0"):
-                yield int(place.parent.name)
+def _processes() -> list[int]:
+    """The newest first: they are the quickest to be gone."""
+    with contextlib.suppress(OSError):
+        names = [place.name for place in Path("/proc").iterdir()]
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return []
+
+
+def _read(process: int, name: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/{name}").read_bytes()
+    return b""
+
+
+def _is_starting(process: int) -> bool:
+    """Whether it is within execve: for a moment the kernel shows neither the old environment
+    nor the new one. Its own threads, and the dead, have no program.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process}/exe").readlink()
+        return not _read(process, "cmdline")
+    return False

@@ -194,7 +194,8 @@ async def test_a_run_answers_a_request_of_the_host(stage: Stage) -> None:
 
     visitor = Visitor(host)
     answer = await visitor.get("/report?types=complete")
-    assert sorted(answer.raw_headers) == sorted(STREAM_HEADERS)
+    (named,) = [value for name, value in answer.raw_headers if name == b"tailrace-run"]
+    assert sorted(answer.raw_headers) == sorted([*STREAM_HEADERS, (b"tailrace-run", named)])
     assert answer.ids == [4]
     text = await visitor.get("/report?format=text", {"last-event-id": "3"})
     assert text.text.removeprefix(OPENING.decode()).startswith("id: 4\ndata: [completed in")

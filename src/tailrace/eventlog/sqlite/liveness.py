@@ -29,13 +29,16 @@ class Liveness:
     """This process's place among the workers of one log."""
 
     def __init__(self, folder: Path) -> None:
-        self.worker = uuid4().hex
+        self.worker = ""
         self._folder = folder
         self._descriptor = -1
 
     def claim(self) -> None:
         """Start to count as alive."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        # A new name each time: a process that is forked from one with an engine in it must
+        # not share it, and what an earlier life of this one left behind is nobody's.
+        self.worker = uuid4().hex
         path = self._folder / f".{self.worker}"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         _held.add(self.worker)

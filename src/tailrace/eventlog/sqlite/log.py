@@ -18,7 +18,6 @@ from tailrace.errors import (
     LogClosed,
     LogError,
     LogFull,
-    RunActive,
     RunUnknown,
     TailraceError,
 )
@@ -31,8 +30,8 @@ from tailrace.eventlog.contract import (
     Standing,
     admit,
 )
-from tailrace.eventlog.retention import Ended, Stretch, crowded, expired, trimmed
-from tailrace.eventlog.sqlite import schema
+from tailrace.eventlog.retention import crowded
+from tailrace.eventlog.sqlite import erasure, schema
 from tailrace.eventlog.sqlite.followed import Appended, Followed
 from tailrace.eventlog.sqlite.liveness import Liveness
 from tailrace.eventlog.sqlite.writer import Job, Outcome, Settle, Writer
@@ -65,10 +64,10 @@ class SqliteLog:
     """
 
     def __init__(self, path: Path | str, retention: Retention | None = None) -> None:
-        self._path = Path(path).absolute()
+        # Resolved: who comes by a symbolic link must find the same workers beside the file.
+        self._path = Path(path).resolve()
         self._retention = retention or Retention()
         self._liveness = Liveness(self._path.with_name(self._path.name + ".workers"))
-        self.worker = self._liveness.worker
         self._listener: Listener | None = None
         self._followers: Counter[str] = Counter()
         self._local = threading.local()
@@ -81,8 +80,15 @@ class SqliteLog:
         self._followed = Followed(self._tell)
         self._writer = Writer(self._path, self._followed)
 
-    async def open(self) -> None:
+    @property
+    def worker(self) -> str:
         """See the contract."""
+        return self._liveness.worker
+
+    async def open(self) -> None:
+        """See the contract. Opened again, because its event loop has ended, it starts anew."""
+        if self._pool is not None:
+            await self.close()
         self._loop = asyncio.get_running_loop()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +174,7 @@ class SqliteLog:
 
     async def forget(self, run: str) -> None:
         """See the contract."""
-        await self._submit(partial(_forget, run=run))
+        await self._clear(await self._submit(partial(erasure.forget, run=run)))
 
     async def orphans(self) -> list[RunRecord]:
         """See the contract."""
@@ -186,17 +192,20 @@ class SqliteLog:
 
     async def sweep(self, at: float) -> int:
         """See the contract."""
-        sql = "SELECT id, ended_at, size FROM runs WHERE ended_at IS NOT NULL"
-        rows = await self._ask(lambda c: c.execute(sql).fetchall())
-        gone = expired(self._retention, [Ended(*row) for row in rows], at)
+        for ordinal in await self._ask(erasure.unfinished):
+            await self._clear(ordinal)
         count = 0
-        for run in gone:
+        for run in await self._ask(partial(erasure.expired_runs, rules=self._retention, at=at)):
             # Another process may sweep as well.
             with contextlib.suppress(RunUnknown):
-                # One transaction each: forgetting a large run must not hold up every append.
-                await self._submit(partial(_forget, run=run))
+                await self.forget(run)
                 count += 1
         return count
+
+    async def _clear(self, ordinal: int) -> None:
+        has_more = True
+        while has_more:
+            has_more = await self._submit(partial(erasure.clear, ordinal=ordinal))
 
     # --- towards the threads ---------------------------------------------------------
 
@@ -205,7 +214,16 @@ class SqliteLog:
         act: Callable[[sqlite3.Connection], _Outcome],
         unwrap: Callable[[_Outcome], _Made] = _same,
     ) -> asyncio.Future[_Made]:
-        future: asyncio.Future[_Made] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Made] = loop.create_future()
+        if loop is not self._loop and self._pool is not None:
+            future.set_exception(
+                LogClosed(
+                    "The event log belongs to another event loop.",
+                    fix="Use one engine in one event loop.",
+                )
+            )
+            return future
 
         def settle(outcome: Outcome) -> None:
             if future.done():
@@ -241,7 +259,9 @@ class SqliteLog:
 
     def _tell(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._arrive, blocks, outcomes)
+            # The loop may have ended under an open log: then nobody is left to be told.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._arrive, blocks, outcomes)
 
     def _arrive(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
         try:
@@ -290,7 +310,7 @@ class SqliteLog:
                 (ordinal, producer.id, producer.epoch, producer.seq + len(append.drafts) - 1),
             )
         if crowded(self._retention, last - kept_from + 1, size):
-            kept_from, size = self._trim(connection, ordinal, size)
+            kept_from, size = erasure.trim(connection, self._retention, ordinal, last, size)
         names = "".join(f", {name} = ?" for name in append.patch)
         connection.execute(
             f"UPDATE runs SET first_seq = ?, last_seq = ?, size = ?, state = ?{names} "
@@ -298,19 +318,6 @@ class SqliteLog:
             (kept_from, last, size, moved.value, *append.patch.values(), ordinal),
         )
         return Appended(Commit(append.run, first, last, moved), blocks)
-
-    def _trim(self, connection: sqlite3.Connection, ordinal: int, size: int) -> tuple[int, int]:
-        low, high = schema.key(ordinal, 0), schema.key(ordinal + 1, 0)
-        rows = connection.execute(
-            "SELECT first, at & 4294967295, length(wire) FROM blocks "
-            "WHERE at BETWEEN ? AND ? ORDER BY at",
-            (low, high),
-        )
-        first, dropped = trimmed(self._retention, [Stretch(*row) for row in rows], size)
-        connection.execute(
-            "DELETE FROM blocks WHERE at BETWEEN ? AND ?", (low, schema.key(ordinal, first - 1))
-        )
-        return first, size - dropped
 
 
 def _create(connection: sqlite3.Connection, run: RunRecord) -> RunRecord:
@@ -333,20 +340,6 @@ def _active(connection: sqlite3.Connection, worker: str) -> list[RunRecord]:
 def _touch(connection: sqlite3.Connection, runs: Sequence[str], at: float) -> None:
     sql = "UPDATE runs SET watched_at = ? WHERE id = ?"
     connection.executemany(sql, [(at, run) for run in runs])
-
-
-def _forget(connection: sqlite3.Connection, run: str) -> None:
-    row = connection.execute("SELECT ordinal, state FROM runs WHERE id = ?", (run,)).fetchone()
-    if row is None:
-        raise RunUnknown(f"There is no run {run}.")
-    ordinal, state = row
-    if State(state) not in TERMINAL:
-        raise RunActive(f"{run} is {state}.", fix="Cancel it first, and wait until it ended.")
-    span = (schema.key(ordinal, 0), schema.key(ordinal + 1, 0))
-    connection.execute("DELETE FROM blocks WHERE at BETWEEN ? AND ?", span)
-    connection.execute("DELETE FROM producers WHERE run = ?", (ordinal,))
-    connection.execute("DELETE FROM inputs WHERE ordinal = ?", (ordinal,))
-    connection.execute("DELETE FROM runs WHERE ordinal = ?", (ordinal,))
 
 
 def _misplaced(path: Path, error: OSError) -> LogError:

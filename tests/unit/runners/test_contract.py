@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
+import pytest
+
+from tailrace.errors import RunCancelled
+from tailrace.runners.contract import Sink
+
+
+class Plain(Sink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def emit(self, type: str, payload: Any = None, /, **fields: Any) -> None:
+        self._tell_once()
+        self.told.append(type)
+
+    async def ebb(self) -> None:
+        return
+
+    async def drain(self) -> None:
+        return
+
+
+def test_work_goes_on_until_it_is_asked_to_stop() -> None:
+    sink = Plain()
+    sink.check()
+    sink.emit("one")
+    seen = [sink.cancelled]
+    sink.request_stop()
+    assert [*seen, sink.cancelled] == [False, True]
+    with pytest.raises(RunCancelled):
+        sink.check()
+
+
+def test_an_emit_tells_it_once_and_cleaning_up_may_emit() -> None:
+    sink = Plain()
+    sink.request_stop()
+    sink.request_stop()
+    with pytest.raises(RunCancelled):
+        sink.emit("one")
+    sink.emit("two")
+    assert sink.told == ["two"]
+
+
+def test_a_check_tells_it_every_time() -> None:
+    sink = Plain()
+    sink.request_stop()
+    for _ in range(2):
+        with pytest.raises(RunCancelled):
+            sink.check()
+    sink.emit("told already")
+
+
+def test_a_loop_that_catches_everything_is_left_all_the_same() -> None:
+    sink = Plain()
+    sink.request_stop()
+
+    def careless() -> None:
+        with contextlib.suppress(Exception):
+            sink.check()
+
+    with pytest.raises(RunCancelled):
+        careless()
+    assert not issubclass(RunCancelled, Exception)
+    assert not issubclass(RunCancelled, asyncio.CancelledError)
+
+
+def test_a_sleep_ends_with_the_request() -> None:
+    sink = Plain()
+    assert not sink.wait_cancelled(0.001)
+    heard: list[bool] = []
+    sleeping = threading.Thread(target=lambda: heard.append(sink.wait_cancelled(60)))
+    sleeping.start()
+    sink.request_stop()
+    sleeping.join(10)
+    assert heard == [True]
+    assert sink.wait_cancelled(60)

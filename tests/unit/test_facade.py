@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from tailrace.eventlog.memory import MemoryLog
+from tailrace.facade import Tailrace
+from tailrace.http.stream import RunStream
+from tailrace.operations import Operation
+from tailrace.protocol.runs import RunQuery
+from tailrace.protocol.sse import Decoder
+from tailrace.run import Run, RunContext
+from tests.visitor import Visitor
+from tests.waiting import soon
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def runs() -> AsyncIterator[Tailrace]:
+    async with Tailrace("memory:", grace=0.1) as runs:
+        yield runs
+
+
+async def crunch(run: RunContext, rows: int = 3) -> int:
+    for row in range(rows):
+        run.log(str(row))
+    return rows
+
+
+def host(runs: Tailrace) -> FastAPI:
+    """Somebody's app that starts a run and answers with its stream."""
+    app = FastAPI()
+    operation = runs.operation(crunch)
+
+    @app.post("/reports")
+    async def report(request: Request, rows: int) -> Response:
+        run = await operation.start(rows=rows)
+        return run.response(request)  # type: ignore[no-any-return]
+
+    @app.get("/reports/{run}")
+    async def again(request: Request, run: str) -> Response:
+        return runs.run(run).response(request)  # type: ignore[no-any-return]
+
+    return app
+
+
+async def test_it_is_an_app(runs: Tailrace) -> None:
+    runs.operation(crunch)
+    assert runs.asgi is runs.asgi
+    visitor = Visitor(runs.asgi)
+    assert (await visitor.get("/operations")).json["operations"][0]["name"] == "crunch"
+    made = await visitor.post("/runs", {"operation": "crunch"})
+    assert made.status == 201
+    streamed = await visitor.get(made.json["links"]["events"])
+    assert [event.event for event in streamed.events] == ["start", *["log"] * 3, "complete"]
+
+
+async def test_it_is_a_router_for_any_app(runs: Tailrace) -> None:
+    runs.operation(crunch)
+    assert runs.router is runs.router
+    app = FastAPI()
+    app.include_router(runs.router, prefix="/inner")
+    visitor = Visitor(app)
+    made = await visitor.post("/inner/runs", {"operation": "crunch"})
+    assert made.json["links"]["self"] == f"/inner/runs/{made.json['id']}"
+    assert (await visitor.get("/healthz")).status == 404
+
+
+async def test_mounted_it_starts_with_the_first_request() -> None:
+    runs = Tailrace("memory:")
+    runs.operation(crunch)
+    app = FastAPI()
+    app.mount("/tailrace", runs.asgi)
+    visitor = Visitor(app)
+    made = await visitor.post("/tailrace/runs", {"operation": "crunch"})
+    assert made.json["links"]["self"] == f"/tailrace/runs/{made.json['id']}"
+    await runs.close()
+
+
+async def test_a_response_streams_the_run(runs: Tailrace) -> None:
+    visitor = Visitor(host(runs))
+    first = await visitor.post("/reports?rows=2")
+    assert first.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert [event.event for event in first.events] == ["start", "log", "log", "complete"]
+    (record,) = await runs.find(RunQuery())
+    target = f"/reports/{record.id}"
+    back = await visitor.get(target, {"Last-Event-ID": "2"})
+    assert back.ids == [3, 4]
+    filtered = await visitor.get(f"{target}?types=log&format=text")
+    assert [event.data for event in filtered.events][:2] == ["[info] 0", "[info] 1"]
+    assert (await visitor.get(target, {"Last-Event-ID": "4"})).status == 204
+
+
+async def test_a_response_is_told_live_and_the_client_may_leave(runs: Tailrace) -> None:
+    go = asyncio.Event()
+
+    @runs.operation
+    async def slow(run: RunContext) -> int:
+        run.log("one")
+        await go.wait()
+        return 3
+
+    app = FastAPI()
+
+    @app.get("/slow")
+    async def begin(request: Request) -> Response:
+        return (await slow.start()).response(request)  # type: ignore[no-any-return]
+
+    async with Visitor(app).visit("GET", "/slow") as visit:
+        await visit.told(b'"message":"one"')
+    go.set()
+    (record,) = await runs.find(RunQuery())
+    assert await soon(runs.run(record.id).result()) == 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "target", "status"),
+    [
+        ({}, "?after=x", 400),
+        ({}, "?format=xml", 406),
+        ({}, "?format=json", 406),
+        ({}, "?speed=4", 406),
+        ({"Last-Event-ID": "99"}, "", 400),
+    ],
+)
+async def test_what_cannot_be_told(
+    runs: Tailrace, sent: dict[str, str], target: str, status: int
+) -> None:
+    app = host(runs)
+    visitor = Visitor(app)
+    await visitor.post("/reports?rows=1")
+    (record,) = await runs.find(RunQuery())
+    visit = await visitor.get(f"/reports/{record.id}{target}", sent)
+    assert visit.status == status
+    assert visit.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_run_may_be_watched_before_anything_else() -> None:
+    """By an app that knows only an id, in a process that has just begun."""
+    log = MemoryLog()
+    runs = Tailrace(log)
+    run = await runs.operation(crunch).start()
+    await soon(run.result())
+    await runs.close()
+    later = Tailrace(log)
+    visit = await Visitor(host(later)).get(f"/reports/{run.id}")
+    assert [event.event for event in visit.events][-1] == "complete"
+    await later.close()
+
+
+async def test_what_type_checkers_know(runs: Tailrace) -> None:
+    operation = runs.operation(crunch)
+    assert_type(await operation.start(rows=2), Run)
+    known: Operation[..., Run] = operation
+    assert known.name == "crunch"
+    assert_type(runs.asgi, FastAPI)
+
+
+async def test_a_response_is_a_stream(runs: Tailrace) -> None:
+    run = await runs.operation(crunch).start()
+    request = Request(
+        {"type": "http", "method": "GET", "headers": [], "query_string": b"format=typed"}
+    )
+    response = run.response(request)
+    assert isinstance(response, RunStream)
+    visit = await Visitor(response).get("/")
+    assert [event.event for event in Decoder().feed(visit.body)] == ["message"] * 5

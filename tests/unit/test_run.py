@@ -1,0 +1,580 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tailrace.errors import (
+    BufferFull,
+    CursorFromFuture,
+    CursorMalformed,
+    EventInvalid,
+    EventTooLarge,
+    LogClosed,
+    RunCancelled,
+    RunEnded,
+    RunFailed,
+    RunUnknown,
+)
+from tailrace.eventlog.contract import Append
+from tailrace.eventlog.memory import MemoryLog
+from tailrace.eventlog.retention import Retention
+from tailrace.hub import Hub
+from tailrace.outbox import LIMIT_BYTES, Outbox
+from tailrace.outcome import Outcome, failure, settle
+from tailrace.protocol.events import CONTROL_TYPES, MAX_EVENT_BYTES, TERMINAL_TYPES, Event
+from tailrace.protocol.lifecycle import Signal, State
+from tailrace.protocol.runs import RunRecord
+from tailrace.run import Run, RunContext, current
+from tailrace.testing.logbook import kept, logs, new_run, record, started, using
+from tests.faultylog import FaultyLog
+from tests.waiting import soon, turns, until
+
+pytestmark = pytest.mark.anyio
+
+
+class Inside:
+    """A run as its work sees it, and what the log has of it."""
+
+    def __init__(self, log: FaultyLog, run: RunRecord) -> None:
+        self.log = log
+        self.outbox = Outbox(log, run.id, run.attempt, lambda _: None)
+        self.run = RunContext(run, self.outbox)
+
+    async def told(self) -> list[tuple[str, dict[str, Any]]]:
+        """What was emitted, without the timestamps."""
+        await soon(self.run.drain())
+        found = [(event.type, event.payload) for event in await kept(self.log, self.run.id)]
+        for _, payload in found:
+            assert payload.pop("timestamp")
+        return found
+
+
+@pytest.fixture
+async def log() -> AsyncIterator[FaultyLog]:
+    async with using(MemoryLog(Retention(run_events=None))) as log:
+        yield FaultyLog(log)
+
+
+@pytest.fixture
+async def inside(log: FaultyLog) -> AsyncIterator[Inside]:
+    run = await started(log, operation="crunch", principal="ada")
+    inside = Inside(log, await record(log, run))
+    yield inside
+    inside.outbox.close()
+
+
+# --- telling ---------------------------------------------------------------------------
+
+
+async def test_it_knows_whose_it_is(inside: Inside) -> None:
+    run = inside.run
+    assert (run.operation, run.principal, run.attempt) == ("crunch", "ada", 0)
+    assert (await record(inside.log, run.id)).id == run.id
+
+
+async def test_what_may_be_emitted(inside: Inside) -> None:
+    run = inside.run
+    run.emit("one", {"a": 1})
+    run.emit("two", a=1, type=2, payload=3)
+    run.emit("three", {"a": 1, "b": 2}, b=3)
+    run.emit("four", "text")
+    run.emit("five", [1], more=2)
+    run.emit("six")
+    run.emit("seven", MappingProxyType({"a": 1}), b=2)
+    run.emit("eight", {"timestamp": "mine"})
+    assert await inside.told() == [
+        ("one", {"a": 1}),
+        ("two", {"a": 1, "type": 2, "payload": 3}),
+        ("three", {"a": 1, "b": 3}),
+        ("four", {"value": "text"}),
+        ("five", {"value": [1], "more": 2}),
+        ("six", {}),
+        ("seven", {"a": 1, "b": 2}),
+        ("eight", {}),
+    ]
+
+
+@pytest.mark.parametrize("type_", sorted(TERMINAL_TYPES | CONTROL_TYPES))
+async def test_what_is_not_for_the_work_to_tell(inside: Inside, type_: str) -> None:
+    with pytest.raises(EventInvalid) as refused:
+        inside.run.emit(type_, {"a": 1})
+    assert refused.value.fix
+    assert await inside.told() == []
+
+
+@pytest.mark.parametrize("type_", ["", "a b", "1a", "a\nb", "é", "x" * 65, "a\0"])
+async def test_what_is_no_type(inside: Inside, type_: str) -> None:
+    with pytest.raises(EventInvalid):
+        inside.run.emit(type_)
+
+
+@pytest.mark.parametrize("payload", [object(), {"a": {1: object()}}, "\ud800", 2**64])
+async def test_what_json_cannot_say(inside: Inside, payload: Any) -> None:
+    with pytest.raises(EventInvalid):
+        inside.run.emit("log", payload)
+    assert await inside.told() == []
+
+
+async def test_what_is_too_large(inside: Inside) -> None:
+    with pytest.raises(EventTooLarge):
+        inside.run.emit("log", {"message": "x" * MAX_EVENT_BYTES})
+    inside.log.is_held = True
+    for _ in range(LIMIT_BYTES // 200_000 + 1):
+        inside.run.emit("log", {"message": "x" * 200_000})
+    with pytest.raises(BufferFull):
+        inside.run.emit("log", {"message": "x"})
+
+
+async def test_nothing_can_be_told_of_a_run_that_is_over(inside: Inside) -> None:
+    inside.outbox.close()
+    with pytest.raises(RunEnded):
+        inside.run.emit("log")
+
+
+async def test_progress(inside: Inside) -> None:
+    run = inside.run
+    run.progress(3, 8)
+    run.progress(0, 10, "starting")
+    run.progress(5, step="half", percent=12.5)
+    run.progress(message="waiting")
+    run.progress(3, 0)
+    run.progress(1, 3, percent=99)
+    assert [payload for _, payload in await inside.told()] == [
+        {"current": 3, "total": 8, "percent": 37.5},
+        {"current": 0, "total": 10, "percent": 0.0, "message": "starting"},
+        {"current": 5, "percent": 12.5, "step": "half"},
+        {"message": "waiting"},
+        {"current": 3, "total": 0},
+        {"current": 1, "total": 3, "percent": 99},
+    ]
+    assert b'"percent":99' in ((await record(inside.log, run.id)).progress or b"")
+
+
+async def test_log_output_and_result(inside: Inside) -> None:
+    run = inside.run
+    run.log("hello")
+    run.log("careful", "warning", rows=3, why="few")
+    run.output("one\n")
+    run.output("two\n", stream="stderr")
+    run.result({"rows": 3})
+    run.result(None)
+    assert await inside.told() == [
+        ("log", {"level": "info", "message": "hello"}),
+        ("log", {"level": "warning", "message": "careful", "details": {"rows": 3, "why": "few"}}),
+        ("output", {"stream": "stdout", "text": "one\n"}),
+        ("output", {"stream": "stderr", "text": "two\n"}),
+        ("result", {"result": {"rows": 3}}),
+        ("result", {"result": None}),
+    ]
+
+
+async def test_a_thread_is_told_once_that_it_should_stop(inside: Inside) -> None:
+    run = inside.run
+
+    def work() -> str:
+        run.log("before")
+        run.request_stop()
+        with pytest.raises(RunCancelled):
+            run.log("never")
+        run.log("cleaning up")
+        return "done"
+
+    assert await asyncio.to_thread(work) == "done"
+    # A coroutine hears of it by its cancellation.
+    run.log("on the loop")
+    messages = [payload["message"] for _, payload in await inside.told()]
+    assert messages == ["before", "cleaning up", "on the loop"]
+
+
+# --- current ---------------------------------------------------------------------------
+
+
+async def test_the_current_run(inside: Inside) -> None:
+    with pytest.raises(LookupError, match="inside an operation"):
+        current()
+    with inside.run.entered():
+        assert current() is inside.run
+        assert await asyncio.to_thread(current) is inside.run
+        assert await asyncio.create_task(asyncio.to_thread(current)) is inside.run
+
+        async def below() -> RunContext:
+            return current()
+
+        assert await below() is inside.run
+    with pytest.raises(LookupError):
+        current()
+
+
+async def test_the_current_run_of_another_thread(inside: Inside) -> None:
+    found: list[Any] = []
+
+    def look() -> None:
+        try:
+            found.append(current())
+        except LookupError as error:
+            found.append(error)
+
+    with inside.run.entered():
+        thread = threading.Thread(target=look)
+        thread.start()
+        await asyncio.to_thread(thread.join)
+    assert isinstance(found[0], LookupError)
+
+
+# --- track -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds, which stand still unless a test says otherwise."""
+    now = [100.0]
+    stopped = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr("tailrace.run.time", stopped)
+    return now
+
+
+def progresses(told: list[tuple[str, dict[str, Any]]]) -> list[tuple[Any, ...]]:
+    assert {type_ for type_, _ in told} <= {"progress"}
+    return [(p.get("current"), p.get("total"), p.get("step")) for _, p in told]
+
+
+async def test_a_loop_tells_how_far_it_is(inside: Inside, clock: list[float]) -> None:
+    seen = []
+    for item in inside.run.track("abcd", "Crunching"):
+        seen.append(item)
+        clock[0] += 1
+    assert seen == list("abcd")
+    told = await inside.told()
+    assert progresses(told) == [(n, 4, "Crunching") for n in (1, 2, 3, 4)]
+    assert [payload["percent"] for _, payload in told] == [25.0, 50.0, 75.0, 100.0]
+
+
+async def test_it_tells_the_first_and_the_last_and_not_too_often(
+    inside: Inside, clock: list[float]
+) -> None:
+    for _ in inside.run.track(range(1000)):
+        clock[0] += 0.001
+    counts = [count for count, *_ in progresses(await inside.told())]
+    assert counts[0] == 1
+    assert counts[-1] == 1000
+    assert counts.count(1000) == 1
+    assert 18 <= len(counts) <= 22
+
+
+@pytest.mark.parametrize(
+    ("items", "total", "expected"),
+    [
+        (range(0), None, [(0, 0)]),
+        (iter([1, 2]), None, [(1, None), (2, None)]),
+        (iter([1, 2]), 2, [(1, 2), (2, 2)]),
+        ([1, 2], 4, [(1, 4), (2, 4)]),
+        ([1], None, [(1, 1)]),
+        ([1, 2, 3], 1, [(2, 1), (3, 1)]),
+    ],
+)
+async def test_how_many_there_are(
+    inside: Inside, clock: list[float], items: Any, total: int | None, expected: list[Any]
+) -> None:
+    for _ in inside.run.track(items, total=total):
+        clock[0] += 0 if len(expected) == 1 else 1
+    found = [(count, of) for count, of, _ in progresses(await inside.told())]
+    assert list(dict.fromkeys(found)) == expected
+
+
+async def test_a_loop_left_early_tells_no_end(inside: Inside, clock: list[float]) -> None:
+    for item in inside.run.track(range(10)):
+        clock[0] += 1
+        if item == 2:
+            break
+    assert [count for count, *_ in progresses(await inside.told())] == [1, 2]
+
+
+async def test_a_loop_in_a_thread_is_left_when_it_should_stop(inside: Inside) -> None:
+    seen: list[int] = []
+
+    def work() -> None:
+        for item in inside.run.track(range(10)):
+            seen.append(item)
+            if item == 3:
+                inside.run.request_stop()
+
+    with pytest.raises(RunCancelled):
+        await asyncio.to_thread(work)
+    assert seen == [0, 1, 2, 3]
+
+
+async def test_a_loop_in_a_coroutine(inside: Inside, clock: list[float]) -> None:
+    seen = []
+    async for item in inside.run.track(["a", "b"], "Crunching"):
+        seen.append(item)
+        clock[0] += 1
+    assert seen == ["a", "b"]
+    assert progresses(await inside.told()) == [(1, 2, "Crunching"), (2, 2, "Crunching")]
+
+
+async def test_a_loop_over_what_comes(inside: Inside, clock: list[float]) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield number
+
+    seen = []
+    async for item in inside.run.track(numbers(), total=3):
+        seen.append(item)
+        clock[0] += 1
+    assert seen == [0, 1, 2]
+    assert [count for count, *_ in progresses(await inside.told())] == [1, 2, 3]
+
+
+async def test_a_plain_iterable_does_not_starve_the_loop(inside: Inside) -> None:
+    """The body never waits, and yet others go on and a cancel arrives."""
+    turns_of_others = 0
+
+    async def count() -> None:
+        nonlocal turns_of_others
+        while True:
+            turns_of_others += 1
+            await asyncio.sleep(0)
+
+    def forever() -> Iterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    async def work() -> None:
+        async for _ in inside.run.track(forever()):
+            pass
+
+    counting, working = asyncio.create_task(count()), asyncio.create_task(work())
+    await until(lambda: turns_of_others >= 3)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(working)
+    counting.cancel()
+
+
+async def test_a_coroutine_waits_while_too_much_is_pending(
+    inside: Inside, clock: list[float]
+) -> None:
+    inside.log.is_held = True
+    seen = 0
+
+    async def work() -> None:
+        nonlocal seen
+        async for _ in inside.run.track(range(40)):
+            inside.run.log("x" * 100_000)
+            clock[0] += 1
+            seen += 1
+
+    working = asyncio.create_task(work())
+    await until(lambda: seen >= 10)
+    await turns(100)
+    assert seen <= 12
+    inside.log.release()
+    await soon(working)
+    assert seen == 40
+
+
+# --- from outside ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Outside:
+    """A host as a run's handle needs it."""
+
+    log: FaultyLog
+    hub: Hub
+    responded: list[Any] = dataclasses.field(default_factory=list)
+
+    async def record(self, run: str) -> RunRecord:
+        found = await self.log.get(run)
+        if found is None:
+            raise RunUnknown(run)
+        return found
+
+    async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
+        await settle(self.log, await self.record(run), Outcome(Signal.CANCEL, reason=reason))
+        return await self.record(run)
+
+    def respond(self, run: str, request: Any) -> Any:
+        self.responded.append((run, request))
+        return "response"
+
+    async def run(self, count: int = 0, **given: Any) -> Run:
+        run = Run(await started(self.log, **given), self)
+        if count:
+            await self.tell(run, count)
+        return run
+
+    async def tell(self, run: Run, count: int = 1) -> None:
+        await self.log.append(Append(run.id, logs(count)))
+
+    async def end(self, run: Run, outcome: Outcome) -> None:
+        assert await settle(self.log, await self.record(run.id), outcome)
+
+
+@pytest.fixture
+async def host(log: FaultyLog) -> AsyncIterator[Outside]:
+    hub = Hub(log)
+    log.listen(hub.publish)
+    hub.begin()
+    yield Outside(log, hub)
+    hub.end()
+    assert hub.channels == 0
+
+
+async def seen(run: Run, after: int | str = 0) -> list[Event]:
+    return [event async for event in run.events(after)]
+
+
+DONE = Outcome(Signal.FINISH, result={"rows": 3})
+
+
+async def test_events_from_the_first_to_the_last(host: Outside) -> None:
+    run = await host.run(2)
+    watching = asyncio.create_task(seen(run))
+    await turns()
+    await host.tell(run)
+    await host.end(run, DONE)
+    assert await soon(watching) == await kept(host.log, run.id)
+    assert await soon(seen(run)) == await kept(host.log, run.id)
+
+
+@pytest.mark.parametrize("after", [0, 2, "2", "0-2", "2.0", 3, 4])
+async def test_events_after_a_cursor(host: Outside, after: int | str) -> None:
+    run = await host.run(3)
+    await host.end(run, DONE)
+    whole = {0: 0, 2: 2, "2": 2, "0-2": 2, "2.0": 1, 3: 3, 4: 4}[after]
+    assert await soon(seen(run, after)) == await kept(host.log, run.id, whole)
+
+
+async def test_events_from_now_on(host: Outside) -> None:
+    run = await host.run(3)
+    watching = asyncio.create_task(seen(run, "latest"))
+    await until(lambda: host.hub.watchers(run.id))
+    await host.end(run, DONE)
+    assert [event.seq for event in await soon(watching)] == [4]
+
+
+@pytest.mark.parametrize(
+    ("after", "error"),
+    [
+        (-1, CursorMalformed),
+        ("x", CursorMalformed),
+        (9, CursorFromFuture),
+        ("1-1", CursorFromFuture),
+    ],
+)
+async def test_a_cursor_that_is_none(
+    host: Outside, after: int | str, error: type[Exception]
+) -> None:
+    run = await host.run(3)
+    with pytest.raises(error):
+        await soon(seen(run, after))
+
+
+async def test_what_is_no_longer_kept_is_told() -> None:
+    async with using(MemoryLog(Retention(run_events=10))) as log:
+        faulty = FaultyLog(log)
+        host = Outside(faulty, Hub(faulty))
+        run = await host.run()
+        for _ in range(30):
+            await host.tell(run)
+        await host.end(run, DONE)
+        first = (await host.record(run.id)).first_seq
+        gap, *rest = await soon(seen(run, 2))
+        assert (gap.seq, gap.type) == (0, "gap")
+        assert gap.payload == {"run": run.id, "from": 3, "to": first - 1}
+        assert rest == await kept(faulty, run.id)
+        assert (await soon(run.wait())).state is State.COMPLETED
+
+
+async def test_an_unknown_run(host: Outside) -> None:
+    run = Run(new_run().id, host)
+    for ask in (run.record, run.wait, run.result, run.cancel):
+        with pytest.raises(RunUnknown):
+            await ask()
+    with pytest.raises(RunUnknown):
+        await seen(run)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+async def test_waiting_for_the_end(host: Outside, count: int) -> None:
+    run = await host.run(count)
+    waiting = [asyncio.create_task(run.wait()), asyncio.create_task(run.result())]
+    await until(lambda: host.hub.watchers(run.id) == 2)
+    assert not any(one.done() for one in waiting)
+    await host.end(run, DONE)
+    snapshot, result = await soon(asyncio.gather(*waiting))
+    assert snapshot == await host.record(run.id)
+    assert snapshot.state is State.COMPLETED
+    assert result == {"rows": 3}
+    assert await soon(run.result()) == {"rows": 3}, "also when it is over"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "said"),
+    [
+        (failure(ValueError("no rows")), "failed", "no rows"),
+        (Outcome(Signal.TIMEOUT), "timed_out", "took longer"),
+        (Outcome(Signal.LOSE), "lost", "was lost"),
+        (Outcome(Signal.STOPPED), "cancelled", "it was cancelled"),
+    ],
+)
+async def test_another_end_has_no_result(
+    host: Outside, outcome: Outcome, state: str, said: str
+) -> None:
+    run = await host.run()
+    await host.end(run, outcome)
+    with pytest.raises(RunFailed, match=f"{run.id} is {state}: .*{said}") as failed:
+        await soon(run.result())
+    assert failed.value.details == {"state": state, "run": run.id}
+
+
+async def test_no_result_is_none(host: Outside) -> None:
+    run = await host.run()
+    await host.end(run, Outcome(Signal.FINISH))
+    assert await soon(run.result()) is None
+
+
+async def test_cancelling(host: Outside) -> None:
+    run = await host.run()
+    snapshot = await run.cancel("too dear")
+    assert snapshot.state is State.CANCELLING
+    (event,) = await kept(host.log, run.id)
+    assert event.payload["reason"] == "too dear"
+
+
+async def test_an_engine_that_closes_says_so(host: Outside) -> None:
+    """An iteration that just stopped would look like the end of the run."""
+    run = await host.run(1)
+    waiting = [asyncio.create_task(run.wait()), asyncio.create_task(seen(run))]
+    await until(lambda: host.hub.watchers(run.id) == 2)
+    host.hub.end()
+    for one in waiting:
+        with pytest.raises(LogClosed, match=f"before {run.id} came to its end"):
+            await soon(one)
+
+
+async def test_who_stops_watching_leaves(host: Outside) -> None:
+    run = await host.run(3)
+    watching = run.events()
+    assert (await soon(anext(watching))).seq == 1
+    assert host.hub.watchers(run.id) == 1
+    await watching.aclose()  # type: ignore[attr-defined]
+    assert host.hub.watchers(run.id) == 0
+
+
+async def test_a_response_is_the_host_s(host: Outside) -> None:
+    run = Run("run_a", host)
+    assert run.response("request") == "response"
+    assert host.responded == [("run_a", "request")]
+    assert repr(run) == "Run('run_a')"
