@@ -81,7 +81,7 @@ wheel: $(STAMP) ## build the wheel and run the unit tests against it, without sr
 demo: $(STAMP) ## a tour, in this terminal
 	@$(BIN)/python examples/demo.py
 
-serve: $(STAMP) ## the server and its console, with the example scripts
+serve: $(STAMP) ## the server, with the example scripts
 	@$(BIN)/tailrace serve --allow-root examples/scripts
 
 clean: ## remove whatever make has made

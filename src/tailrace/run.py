@@ -17,7 +17,7 @@ from tailrace.protocol import events
 from tailrace.protocol.cursor import LATEST, Cursor, parse
 from tailrace.protocol.events import Event, emitted
 from tailrace.protocol.lifecycle import State
-from tailrace.protocol.runs import RunRecord
+from tailrace.protocol.runs import RunRecord, snapshot
 from tailrace.protocol.sse import Decoder
 from tailrace.runners.contract import Sink
 from tailrace.subscription import End
@@ -56,9 +56,9 @@ class RunContext(Sink):
         """Record an event. Cheap, and never awaits.
 
         The payload is a mapping, or any value (told as `{"value": …}`); `fields` are added
-        to it. Raises EventInvalid, EventTooLarge; BufferFull if a coroutine emits without
-        ever awaiting; RunEnded if the run was given up; RunCancelled once, in a thread,
-        after a request to stop.
+        to it. Raises EventInvalid, EventTooLarge; BufferFull if a coroutine emits 64 MiB
+        without awaiting `drain()` or `ebb()`; RunEnded if the run was given up; RunCancelled
+        once, in a thread, after a request to stop.
         """
         if self._outbox.is_foreign_thread:
             self._tell_once()
@@ -213,6 +213,10 @@ class Run:
     async def record(self) -> RunRecord:
         """Its snapshot. Raises RunUnknown."""
         return await self._host.record(self.id)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Its snapshot in JSON's own types, as `GET /runs/{id}` answers it."""
+        return snapshot(await self.record())
 
     async def cancel(self, reason: str = "requested") -> RunRecord:
         """Ask it to stop; it ends within its grace and a second."""

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_the_diagram_is_drawn_from_the_table() -> None:
     assert lifecycle.diagram() in REFERENCE
+
+
+def test_the_floors_are_drawn_as_they_are_checked() -> None:
+    drawn = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Floors")[1]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    names = [re.sub(r"[()]", "", layer) for layer in layers]
+    lines = re.findall(r"^    ([a-z |]+?)(?:  .*)?$", drawn, re.MULTILINE)
+    assert lines == names
 
 
 def test_readme_and_package_examples_compile() -> None:

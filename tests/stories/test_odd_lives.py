@@ -57,6 +57,7 @@ async def test_another_event_loop_is_refused_while_this_one_lives() -> None:
             await asyncio.to_thread(lambda: asyncio.run(operation.start()))
         run = await operation.start()
         assert (await run.wait()).state is State.COMPLETED
+        assert (await run.snapshot())["input"] == {"rows": 3}
 
 
 @pytest.mark.anyio

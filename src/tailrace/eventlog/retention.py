@@ -21,7 +21,7 @@ class Retention:
 
     `max_age`: seconds since a run ended (default 30 days). `max_runs`: finished runs.
     `max_bytes`: of events, over all finished runs. `run_events`, `run_bytes`: of one run,
-    finished or not (default 1 GiB, DESIGN: limits).
+    finished or not (default 1 GiB).
     """
 
     max_age: float | None = 30 * DAY

@@ -32,7 +32,7 @@ TERMINAL_TYPES: Final = frozenset({COMPLETE, ERROR, CANCELLED})
 CONTROL_TYPES: Final = frozenset({GAP, RESET, TICK})
 
 MAX_EVENT_BYTES: Final = 256 * 1024
-"""Bound of one event's JSON, in bytes (DESIGN: limits)."""
+"""Bound of one event's JSON, in bytes."""
 
 _TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]{0,63}", re.ASCII)
 

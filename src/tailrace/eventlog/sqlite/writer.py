@@ -20,8 +20,9 @@ from tailrace.errors import LogClosed, TailraceError
 from tailrace.eventlog.sqlite import schema
 
 POLL_SECONDS: Final = 0.025
-"""How often commits of other processes are looked for while a run is followed (DESIGN §4.7
-promises 50 ms). One PRAGMA that reads shared memory: a few microseconds."""
+"""How often commits of other processes are looked for while a run is followed:
+watchers elsewhere shall see an event within 50 ms. One PRAGMA that reads shared memory, a
+few microseconds."""
 
 logger = logging.getLogger("tailrace.eventlog")
 
