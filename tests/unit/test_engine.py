@@ -232,6 +232,59 @@ def test_it_starts_again_in_another_loop(tmp_path: Path) -> None:
     assert [asyncio.run(main()) for _ in range(3)] == [3, 3, 3]
 
 
+async def test_it_belongs_to_one_loop_at_a_time(engine: Engine) -> None:
+    def elsewhere() -> None:
+        asyncio.run(engine.start())
+
+    with pytest.raises(LogClosed, match="works in another event loop"):
+        await asyncio.to_thread(elsewhere)
+    run = await engine.operation(crunch).start()
+    assert await soon(run.result()) == 3
+
+
+def test_a_loop_may_end_under_it(tmp_path: Path) -> None:
+    """As test clients do it: a loop for each request, and the engine is never closed."""
+    engine = Engine(tmp_path / "a.db", grace=0.02)
+    operation = engine.operation(crunch)
+    endless = engine.operation(forever)
+
+    async def one() -> tuple[int, str]:
+        result = await soon((await operation.start()).result())
+        left = await endless.start()
+        await going(left)
+        return result, left.id
+
+    async def state(run: str) -> State:
+        return (await soon(engine.run(run).wait())).state
+
+    for _ in range(2):
+        result, left = asyncio.run(one())
+        assert result == 3
+        assert asyncio.run(state(left)) is State.LOST
+    asyncio.run(engine.start())
+    asyncio.run(engine.close())
+
+
+async def test_a_server_that_is_told_to_go_takes_an_engine_along_that_nobody_closes() -> None:
+    engine = Engine("memory:", grace=0.02)
+    run = await engine.operation(forever).start()
+    await going(run)
+    engine._leave()
+    assert engine.hub.is_draining
+    assert (await soon(run.wait())).state is State.LOST
+    await engine.close()
+
+
+async def test_a_server_that_is_told_to_go_leaves_the_rest_to_who_closes_it(
+    engine: Engine,
+) -> None:
+    run = await engine.operation(forever).start()
+    await going(run)
+    engine._leave()
+    await turns(20)
+    assert (await run.record()).state is State.RUNNING
+
+
 async def test_closing_ends_what_goes_on(tmp_path: Path) -> None:
     engine = Engine(tmp_path / "a.db", grace=0.05)
     run = await engine.operation(forever).start()

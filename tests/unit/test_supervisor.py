@@ -29,7 +29,7 @@ from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord
 from tailrace.run import RunContext, current
 from tailrace.supervisor import Supervisor
-from tailrace.testing.logbook import kept, new_run, record, using
+from tailrace.testing.logbook import kept, logs, new_run, record, using
 from tests.faultylog import FaultyLog
 from tests.waiting import soon, turns, until
 
@@ -976,3 +976,56 @@ async def test_a_loop_that_ends_takes_the_work_along(house: House) -> None:
     ended = await house.over(run)
     assert ended.state is State.LOST
     assert stopped == ["yes"]
+
+
+# --- a log that does not tell of everything --------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [None, LogError("cannot read")])
+async def test_a_wish_that_was_not_told_is_found(
+    house: House, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    """Blocks may be missed; what follows shows the hole, and the log has what lies in it."""
+    run = await house.begin(forever)
+    await house.going(run)
+    await until(lambda: house.supervisor.going)
+    blocks: list[Block] = []
+    house.log.listen(blocks.append)
+    await house.cancel(run)
+    await house.log.append(Append(run, logs(1)))
+    read, faults = house.log.read, [] if fault is None else [fault]
+
+    async def faulty(*given: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return await read(*given)
+
+    monkeypatch.setattr(house.log, "read", faulty)
+    assert [block.first for block in blocks[-2:]] == [3, 4]
+    house.supervisor.notice(blocks[-1])
+    ended = await house.over(run)
+    assert (ended.state, ended.last["reason"]) == (State.CANCELLED, "requested")
+    assert not faults
+
+
+async def test_a_fault_while_waiting_does_not_leave_the_work_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = asyncio.Event()
+
+    async def crunch() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    async def broken(*_: Any) -> bool:
+        await turns()
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(house.supervisor, "_is_abandoned", broken)
+    run = await house.begin(crunch, abandon_after=5.0)
+    await house.going(run)
+    await soon(stopped.wait())
+    ended = await house.over(run)
+    assert (ended.state, ended.last["error"]) == (State.FAILED, "oh")

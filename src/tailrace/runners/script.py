@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,10 @@ from tailrace.errors import PathForbidden, ScriptFailed
 from tailrace.protocol import events
 from tailrace.protocol.output import CHUNK_BYTES, Decoder
 from tailrace.runners.contract import Sink
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 MARK: Final = "TAILRACE_RUN"
 """The environment variable by which a run's processes can be found, wherever they hide."""
@@ -36,11 +40,8 @@ _INTERPRETERS: Final[dict[str, tuple[str, ...]]] = {
 
 _LINGER_SECONDS: Final = 0.01
 _LAST_WORDS_SECONDS: Final = 0.01
-_TURNS: Final = 4
 _LOOKS: Final = 20
 _LOOK_SECONDS: Final = 0.001
-# What the kernel (at the most) and our reader may still hold when a program has ended.
-_BACKLOG_BYTES: Final = 1024 * 1024 + 4 * 65_536
 
 
 def locate(file: str, roots: Sequence[Path]) -> Path:
@@ -160,6 +161,16 @@ async def _ended(process: asyncio.subprocess.Process) -> int:
         _signal_group(process.pid, signal.SIGKILL)
 
 
+class _Counting(asyncio.StreamReaderProtocol):
+    """Knows how much has come."""
+
+    received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        super().data_received(data)
+
+
 class _Pipe:
     """One stream of a program, told as it comes.
 
@@ -171,10 +182,10 @@ class _Pipe:
         self._sink = sink
         self._stream = stream
         self._reader = asyncio.StreamReader()
+        self._protocol = _Counting(self._reader)
         self._transport: asyncio.ReadTransport | None = None
         self._ours: FileIO | None = None
-        self._is_waiting = False
-        self._count = 0
+        self._read_bytes = 0
         self._telling: asyncio.Task[None] | None = None
         self.end = -1
 
@@ -183,7 +194,7 @@ class _Pipe:
         ours, self.end = os.pipe()
         self._ours = os.fdopen(ours, "rb", buffering=0)
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self._reader), self._ours
+            lambda: self._protocol, self._ours
         )
 
     def hand_over(self) -> None:
@@ -219,38 +230,31 @@ class _Pipe:
                 self._sink.emit(events.OUTPUT, last)
 
     async def _next(self) -> bytes:
-        self._is_waiting = True
         chunk = await self._reader.read(CHUNK_BYTES)
-        self._is_waiting = False
-        self._count += len(chunk)
+        self._read_bytes += len(chunk)
         return chunk
 
     async def finish(self) -> None:
-        """Come to the end of what was written, however long the log takes to keep it. What
-        some survivor, who holds the pipe open, writes from now on is given up.
+        """Come to the end of what is written by now, however long the log takes to keep it.
+        What some survivor, who holds the pipe open, writes from now on is given up.
         """
         if self._telling is None:
             return
-        most = self._count + _BACKLOG_BYTES
+        written = self._protocol.received + self._waiting
         while not self._telling.done():
-            if await self._has_run_dry() or self._count > most:
+            if self._read_bytes >= written:
                 self._telling.cancel()
             await asyncio.wait((self._telling,), timeout=_LAST_WORDS_SECONDS)
         if not self._telling.cancelled():
             await self._telling
 
-    async def _has_run_dry(self) -> bool:
-        """Whether all was read, and yet somebody could write more."""
-        for _ in range(_TURNS):
-            if not self._is_waiting or self._ours is None or self._ours.closed:
-                return False
-            look = select.poll()
-            look.register(self._ours, select.POLLIN)
-            if look.poll(0):
-                return False
-            # What was taken out of the pipe may be on its way to the reader.
-            await asyncio.sleep(0)
-        return True
+    @property
+    def _waiting(self) -> int:
+        """The bytes in the pipe."""
+        if self._ours is None or self._ours.closed:
+            return 0
+        (count,) = struct.unpack("i", fcntl.ioctl(self._ours, termios.FIONREAD, bytes(4)))
+        return int(count)
 
     def close(self) -> None:
         """Let go of our end."""
