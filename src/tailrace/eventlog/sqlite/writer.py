@@ -139,8 +139,9 @@ class Writer:
         # writes, so a change means another process.
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._version:
-            self._version = version
             self._lookout.look_around(connection)
+            # Only now: what a failure left out is looked for again.
+            self._version = version
 
     def _commit(self, group: list[Job]) -> list[tuple[Settle, Outcome]]:
         try:
