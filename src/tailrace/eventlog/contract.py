@@ -112,7 +112,8 @@ class EventLog(Protocol):
     def follow(self, run: str, after: int) -> None:
         """Tell the listener of blocks after event `after`, also of one that is there already.
 
-        Calls nest; `after` counts in the outermost one. Does nothing on a closed log.
+        Calls nest, and each of them has told what it missed, even if it was told before: who
+        comes second may know less than who came first. Does nothing on a closed log.
         """
 
     def unfollow(self, run: str) -> None:

@@ -71,8 +71,8 @@ class MemoryLog:
     def follow(self, run: str, after: int) -> None:
         """See the contract."""
         self._followers[run] += 1
-        if self._followers[run] == 1 and self._is_open:
-            self._heads[run] = after
+        if self._is_open:
+            self._heads[run] = min(after, self._heads.get(run, after))
             asyncio.get_running_loop().call_soon(self._tell, run)
 
     def unfollow(self, run: str) -> None:

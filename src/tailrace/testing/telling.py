@@ -86,6 +86,21 @@ class TellingContract:
         await heard.until(other, 1)
         assert [block.last for block in heard.blocks if block.run == run] == [1]
 
+    async def test_who_follows_second_hears_what_he_missed(self, log: EventLog) -> None:
+        heard = Heard()
+        log.listen(heard)
+        run = await started(log)
+        await log.append(Append(run, logs(2)))
+        log.follow(run, 2)
+        await log.append(Append(run, logs(1)))
+        await heard.until(run, 3)
+        heard.blocks.clear()
+        log.follow(run, 1)
+        # Nothing is appended any more: without being told he would wait for ever.
+        await heard.until(run, 3)
+        await log.append(Append(run, logs(1)))
+        assert (await heard.until(run, 4))[-1].last == 4
+
     async def test_a_listener_that_fails_harms_no_append(self, log: EventLog) -> None:
         reported: list[Any] = []
         loop = asyncio.get_running_loop()

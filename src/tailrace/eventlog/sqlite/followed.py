@@ -51,7 +51,10 @@ class Followed:
         wishes: dict[str, int | None] = {}
         while self._wishes:
             run, after = self._wishes.popleft()
-            wishes[run] = after
+            known = wishes[run] if run in wishes else self._heads.get(run)
+            # Whoever comes second may know less than was told already: told again, it is no
+            # news to the first, but without it the second would wait for the next event.
+            wishes[run] = after if after is None or known is None else min(known, after)
         for run, after in wishes.items():
             self._heads.pop(run, None)
             if after is not None:

@@ -132,8 +132,7 @@ class SqliteLog:
         if self._pool is None:
             return
         self._followers[run] += 1
-        if self._followers[run] == 1:
-            self._wish(run, after)
+        self._wish(run, after)
 
     def unfollow(self, run: str) -> None:
         """See the contract."""
