@@ -114,9 +114,13 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     for process in made.started:
-        with contextlib.suppress(ProcessLookupError):
+        # Asked first: a server that is killed leaves what its scripts started.
+        process.terminate()
+        try:
+            process.wait(BOUND)
+        except subprocess.TimeoutExpired:
             process.kill()
-        process.wait()
+            process.wait()
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
