@@ -210,9 +210,7 @@ class Engine:
         """
         if function is None:
             return _Decorator(self, options)
-        made: Operation[..., Run] = Operation(function, self.start_operation, **options)
-        self.operations.add(made)
-        return made
+        return _Decorator(self, options)(function)
 
     def allow_scripts(self, *roots: Path | str) -> None:
         """Offer the operation `script` for files below these folders.

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 from tailrace.errors import BufferFull, LogClosed, LogError, RunEnded, TailraceError
-from tailrace.eventlog.contract import Append, Commit, EventLog
-from tailrace.protocol.events import PROGRESS, Draft
+from tailrace.eventlog.contract import Append, Commit, EventLog, progressed
+from tailrace.protocol.events import Draft
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
 """Above this, threads block in `put` and generators wait before their next item."""
@@ -153,9 +153,7 @@ class Outbox:
                 batch.append(self._pending.popleft())
                 size += len(batch[-1].data)
             self._is_writing = True
-        newest = next((d.data for d in reversed(batch) if d.type == PROGRESS), None)
-        patch = {} if newest is None else {"progress": newest}
-        append = Append(self._run, batch, patch=patch, fence=self._attempt)
+        append = Append(self._run, batch, patch=progressed(batch), fence=self._attempt)
         future = self._log.append(append)
         future.add_done_callback(lambda done: self._written(done, batch, size))
 

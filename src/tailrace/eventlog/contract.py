@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from tailrace.errors import ProducerGap, RunEnded, RunUnknown, StateMoved, WriterFenced
 from tailrace.eventlog.retention import Retention
 from tailrace.protocol.blocks import Block
-from tailrace.protocol.events import Draft
+from tailrace.protocol.events import PROGRESS, Draft
 from tailrace.protocol.lifecycle import TERMINAL, State
 from tailrace.protocol.runs import RunQuery, RunRecord
 
@@ -62,6 +62,12 @@ class Append:
         """Raises ValueError for a column that may not be patched."""
         if not self.patch.keys() <= PATCHABLE:
             raise ValueError(f"{sorted(self.patch.keys() - PATCHABLE)} cannot be patched")
+
+
+def progressed(drafts: Sequence[Draft]) -> dict[str, Any]:
+    """The patch that keeps the snapshot's progress with the events that tell of it."""
+    newest = next((draft.data for draft in reversed(drafts) if draft.type == PROGRESS), None)
+    return {} if newest is None else {"progress": newest}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,4 +239,5 @@ __all__ = [
     "Retention",
     "Standing",
     "admit",
+    "progressed",
 ]

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import InputInvalid, RunActive, RunUnknown
-from tailrace.eventlog.contract import Append, Producer
+from tailrace.eventlog.contract import Append, Producer, progressed
 from tailrace.http import openapi
 from tailrace.http.asking import Asked, asked, cursor
 from tailrace.http.many import ManyStream, chosen_runs, positions
@@ -23,7 +23,7 @@ from tailrace.projections import Projection
 from tailrace.projections.json import page
 from tailrace.projections.output import Output
 from tailrace.protocol.cursor import Cursor, Kind, Resume, resume
-from tailrace.protocol.events import PROGRESS, emitted, to_json
+from tailrace.protocol.events import emitted, to_json
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord, snapshot
 from tailrace.protocol.wire import JSON, LAST_EVENT_ID, MAX_BODY_BYTES
@@ -223,14 +223,13 @@ class _Runs:
         record = await self._record(run)
         at = self._engine.now()
         drafts = tuple(emitted(event.type, event.data, at) for event in body.events)
-        newest = next((d.data for d in reversed(drafts) if d.type == PROGRESS), None)
         sent = body.producer
         producer = None if sent is None else Producer(sent.id, body.attempt or 0, sent.seq)
         commit = await self._engine.append(
             Append(
                 run,
                 drafts,
-                patch={} if newest is None else {"progress": newest},
+                patch=progressed(drafts),
                 fence=body.attempt,
                 producer=producer,
             )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tailrace.errors import LogCorrupt
 from tailrace.eventlog.contract import READ_BYTES, Commit
 from tailrace.eventlog.sqlite import schema
-from tailrace.eventlog.sqlite.writer import Outcome, Settle
+from tailrace.eventlog.sqlite.writer import Settle, Verdict
 from tailrace.protocol.blocks import Block
 
 
@@ -26,7 +26,7 @@ class Appended(NamedTuple):
     blocks: Sequence[Block] = ()
 
 
-Tell = Callable[[Sequence[Block], Sequence[tuple[Settle, Outcome]]], None]
+Tell = Callable[[Sequence[Block], Sequence[tuple[Settle, Verdict]]], None]
 
 
 class Followed:
@@ -61,7 +61,7 @@ class Followed:
                 self._heads[run] = after
         self._tell_news(connection, [run for run in wishes if run in self._heads])
 
-    def deliver(self, outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         """After the commit, and never before it: seen means kept."""
         appended = (outcome for _, outcome in outcomes if isinstance(outcome, Appended))
         blocks = [block for outcome in appended for block in outcome.blocks]

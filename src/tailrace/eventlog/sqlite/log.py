@@ -34,7 +34,7 @@ from tailrace.eventlog.retention import crowded
 from tailrace.eventlog.sqlite import erasure, schema
 from tailrace.eventlog.sqlite.followed import Appended, Followed
 from tailrace.eventlog.sqlite.liveness import Liveness
-from tailrace.eventlog.sqlite.writer import Job, Outcome, Settle, Writer
+from tailrace.eventlog.sqlite.writer import Job, Settle, Verdict, Writer
 from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.lifecycle import TERMINAL, State
 from tailrace.protocol.runs import RunQuery, RunRecord
@@ -224,7 +224,7 @@ class SqliteLog:
             )
             return future
 
-        def settle(outcome: Outcome) -> None:
+        def settle(outcome: Verdict) -> None:
             if future.done():
                 return
             if isinstance(outcome, TailraceError):
@@ -256,13 +256,13 @@ class SqliteLog:
 
     # --- on the writer thread --------------------------------------------------------
 
-    def _tell(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+    def _tell(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         if self._loop is not None:
             # The loop may have ended under an open log: then nobody is left to be told.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._arrive, blocks, outcomes)
 
-    def _arrive(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+    def _arrive(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         try:
             for block in blocks:
                 if self._listener is not None and block.run in self._followers:

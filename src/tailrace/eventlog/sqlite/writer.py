@@ -26,8 +26,8 @@ few microseconds."""
 
 logger = logging.getLogger("tailrace.eventlog")
 
-Outcome = Any
-Settle = Callable[[Outcome], None]
+Verdict = Any
+Settle = Callable[[Verdict], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Job:
     nothing behind in the shared transaction.
     """
 
-    act: Callable[[sqlite3.Connection], Outcome]
+    act: Callable[[sqlite3.Connection], Verdict]
     settle: Settle
 
 
@@ -52,7 +52,7 @@ class Lookout(Protocol):
     def heed(self, connection: sqlite3.Connection) -> None:
         """Attend to what was asked for since the last call, before the next group."""
 
-    def deliver(self, outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         """Take a group's outcomes, in order, after their commit."""
 
     def look_around(self, connection: sqlite3.Connection) -> None:
@@ -143,7 +143,7 @@ class Writer:
             # Only now: what a failure left out is looked for again.
             self._version = version
 
-    def _commit(self, group: list[Job]) -> list[tuple[Settle, Outcome]]:
+    def _commit(self, group: list[Job]) -> list[tuple[Settle, Verdict]]:
         try:
             return self._transact(group)
         # Whatever it is, this thread must go on: every run's events pass through it.
@@ -153,9 +153,9 @@ class Writer:
                 return [outcome for job in group for outcome in self._commit([job])]
             return [(job.settle, schema.explain(error, self._path)) for job in group]
 
-    def _transact(self, group: list[Job]) -> list[tuple[Settle, Outcome]]:
+    def _transact(self, group: list[Job]) -> list[tuple[Settle, Verdict]]:
         connection = self._connected()
-        outcomes: list[tuple[Settle, Outcome]] = []
+        outcomes: list[tuple[Settle, Verdict]] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in group:

@@ -13,7 +13,7 @@ import pytest
 from tailrace.eventlog.contract import READ_BYTES, Commit
 from tailrace.eventlog.sqlite import schema
 from tailrace.eventlog.sqlite.followed import Appended, Followed
-from tailrace.eventlog.sqlite.writer import Outcome, Settle
+from tailrace.eventlog.sqlite.writer import Settle, Verdict
 from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.events import Draft
 from tailrace.protocol.lifecycle import State
@@ -26,11 +26,11 @@ class Bench:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.told: list[tuple[str, int, int]] = []
-        self.settled: list[Outcome] = []
+        self.settled: list[Verdict] = []
         self.followed = Followed(self._tell)
         self._ordinals: dict[str, int] = {}
 
-    def _tell(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+    def _tell(self, blocks: Sequence[Block], outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         self.told += [(block.run, block.first, block.last) for block in blocks]
         self.settled += [outcome for _, outcome in outcomes]
 

@@ -14,7 +14,7 @@ import pytest
 
 from tailrace.errors import LogClosed, LogError, RunUnknown, TailraceError
 from tailrace.eventlog.sqlite import schema
-from tailrace.eventlog.sqlite.writer import Job, Outcome, Settle, Writer
+from tailrace.eventlog.sqlite.writer import Job, Settle, Verdict, Writer
 
 WAIT_SECONDS = 10.0
 
@@ -36,7 +36,7 @@ class Lookout:
             raise self.fault
         self.looked.put("looked")
 
-    def deliver(self, outcomes: Sequence[tuple[Settle, Outcome]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         self.groups.append(len(outcomes))
         for settle, outcome in outcomes:
             settle(outcome)
@@ -49,15 +49,15 @@ class Desk:
         self.path = path
         self.lookout = Lookout()
         self.writer = Writer(path, self.lookout)
-        self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.outcomes: queue.Queue[Verdict] = queue.Queue()
 
-    def submit(self, act: Callable[[sqlite3.Connection], Outcome]) -> None:
+    def submit(self, act: Callable[[sqlite3.Connection], Verdict]) -> None:
         self.writer.submit(Job(act, self.outcomes.put))
 
-    def take(self, count: int = 1) -> list[Outcome]:
+    def take(self, count: int = 1) -> list[Verdict]:
         return [self.outcomes.get(timeout=WAIT_SECONDS) for _ in range(count)]
 
-    def do(self, act: Callable[[sqlite3.Connection], Outcome]) -> Outcome:
+    def do(self, act: Callable[[sqlite3.Connection], Verdict]) -> Verdict:
         self.submit(act)
         return self.take()[0]
 
@@ -80,7 +80,7 @@ class Desk:
             return [name for (name,) in other.execute("SELECT name FROM notes ORDER BY rowid")]
 
 
-def note(name: Any) -> Callable[[sqlite3.Connection], Outcome]:
+def note(name: Any) -> Callable[[sqlite3.Connection], Verdict]:
     def act(connection: sqlite3.Connection) -> Any:
         connection.execute("INSERT INTO notes VALUES (?)", (name,))
         return name
@@ -88,14 +88,14 @@ def note(name: Any) -> Callable[[sqlite3.Connection], Outcome]:
     return act
 
 
-def refuse(_: sqlite3.Connection) -> Outcome:
+def refuse(_: sqlite3.Connection) -> Verdict:
     raise RunUnknown("No such run.")
 
 
-def broken(code: int, *, after: str = "") -> Callable[[sqlite3.Connection], Outcome]:
+def broken(code: int, *, after: str = "") -> Callable[[sqlite3.Connection], Verdict]:
     """A job in which SQLite fails, perhaps after it has written something."""
 
-    def act(connection: sqlite3.Connection) -> Outcome:
+    def act(connection: sqlite3.Connection) -> Verdict:
         if after:
             note(after)(connection)
         error = sqlite3.OperationalError("disk I/O error")
@@ -163,7 +163,7 @@ def test_outcomes_are_told_after_the_commit(desk: Desk) -> None:
     ],
 )
 def test_one_bad_job_does_not_fail_its_group(
-    desk: Desk, bad: Callable[[sqlite3.Connection], Outcome], verdict: type[TailraceError]
+    desk: Desk, bad: Callable[[sqlite3.Connection], Verdict], verdict: type[TailraceError]
 ) -> None:
     release = desk.hold()
     for job in (note("a"), bad, note("b"), bad, note("c")):
@@ -180,7 +180,7 @@ def test_one_bad_job_does_not_fail_its_group(
 def test_a_fault_of_the_place_fails_the_group_at_once(desk: Desk) -> None:
     tries: list[str] = []
 
-    def failing(connection: sqlite3.Connection) -> Outcome:
+    def failing(connection: sqlite3.Connection) -> Verdict:
         tries.append("tried")
         return broken(sqlite3.SQLITE_IOERR_FSYNC, after="half")(connection)
 
