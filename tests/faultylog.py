@@ -18,6 +18,7 @@ class FaultyLog:
 
     def __init__(self, inner: EventLog, delays: Iterator[tuple[int, int]] | None = None) -> None:
         self.inner = inner
+        self.gets = 0
         self.worker = inner.worker
         self.offered: list[Append] = []
         self.faults: deque[Exception] = deque()
@@ -62,6 +63,7 @@ class FaultyLog:
         return await self.inner.read(run, after, limit)
 
     async def get(self, run: str) -> RunRecord | None:
+        self.gets += 1
         if self.read_faults:
             raise self.read_faults.popleft()
         return await self.inner.get(run)

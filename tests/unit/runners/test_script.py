@@ -428,7 +428,7 @@ def test_on_uvloop(tmp_path: Path, mark: str) -> None:
         argv = sh("echo out; echo err >&2; sleep 60 & exit 0")
         await soon(execute(sink, argv, cwd=tmp_path, env=env))
         hidden = asyncio.create_task(execute(sink, sh("sleep 60"), cwd=tmp_path, env=env))
-        await asyncio.sleep(0.05)
+        await until(lambda: not swept(mark))
         hidden.cancel()
         await cancelled(hidden)
 
