@@ -42,7 +42,7 @@ GRACE = 0.05
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisors, "FORCED_SECONDS", 0.05)
     monkeypatch.setattr(supervisors, "_WATCH_SECONDS", 0.005)
-    monkeypatch.setattr(supervisors, "_NOTED_SECONDS", 60.0)
+    monkeypatch.setattr(supervisors, "_NOTED_SECONDS", 0.0)
     monkeypatch.setattr(supervisors, "_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(supervisors, "_LAST_SECONDS", 0.05)
     monkeypatch.setattr(outboxes, "_RETRY_SECONDS", 0.001)
