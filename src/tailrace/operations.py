@@ -32,6 +32,7 @@ from tailrace.errors import BodyTooLarge, InputInvalid, OperationUnknown
 from tailrace.protocol.events import MAX_EVENT_BYTES, loads
 from tailrace.runners.contract import Sink
 from tailrace.runners.function import Kind, kind
+from tailrace.runners.process import Address
 
 Params = ParamSpec("Params")
 Handle = TypeVar("Handle")
@@ -45,7 +46,8 @@ Starter = Callable[["Operation[Any, Any]", Mapping[str, Any]], Awaitable[Handle]
 class Operation(Generic[Params, Handle]):
     """A function that can be run. Calling it calls the function; `start` makes a run.
 
-    `timeout`, `abandon_after` and `grace` are seconds. `parameters` is the JSON Schema of
+    `timeout`, `abandon_after` and `grace` are seconds. `address` is where a process of its
+    own finds the function; None if it runs in this one. `parameters` is the JSON Schema of
     the input object, made from the function's type hints.
     """
 
@@ -58,6 +60,7 @@ class Operation(Generic[Params, Handle]):
         timeout: float | None = None,
         abandon_after: float | None = None,
         grace: float | None = None,
+        process: bool = False,
     ) -> None:
         self.function = function
         self.name: str = name or _name(function)
@@ -66,6 +69,7 @@ class Operation(Generic[Params, Handle]):
         self.timeout = timeout
         self.abandon_after = abandon_after
         self.grace = grace
+        self.address = Address.of(function) if process else None
         self._starter = starter
         self._signature = inspect.signature(function)
         self._context, self._model = _input_model(self.name, function, self._signature)

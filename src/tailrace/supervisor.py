@@ -32,7 +32,7 @@ from tailrace.protocol.events import draft, loads
 from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord
 from tailrace.run import RunContext
-from tailrace.runners import function
+from tailrace.work import working
 
 GRACE_SECONDS: Final = 5.0
 """How long work that is asked to stop may take before it is forced."""
@@ -233,7 +233,7 @@ class Supervisor:
         )
         context = RunContext(record, outbox)
         try:
-            outcome = await self._outcome(going, context)
+            outcome = await self._outcome(going, context, outbox)
             async with asyncio.timeout(_LAST_SECONDS if going.is_leaving else None) as going.ending:
                 outbox.seal()
                 try:
@@ -246,26 +246,24 @@ class Supervisor:
             context.request_stop()
             outbox.close()
 
-    async def _outcome(self, going: _Going, context: RunContext) -> Outcome:
+    async def _outcome(self, going: _Going, context: RunContext, outbox: Outbox) -> Outcome:
         try:
             operation = self._operations.get(going.record.operation)
-            return await self._work(operation, going, context)
+            return await self._work(operation, going, context, outbox)
         except Exception as error:  # noqa: BLE001 - the input's own validators raise anything
             return _failed(going.record.id, error)
 
     async def _work(
-        self, operation: Operation[..., object], going: _Going, context: RunContext
+        self,
+        operation: Operation[..., object],
+        going: _Going,
+        context: RunContext,
+        outbox: Outbox,
     ) -> Outcome:
         record = going.record
         with context.entered():
             work = asyncio.create_task(
-                function.run(
-                    operation.kind,
-                    operation.bind(record.input, context),
-                    context,
-                    f"tailrace-{record.operation}",
-                ),
-                name=f"tailrace-work-{record.id}",
+                working(operation, record, context, outbox), name=f"tailrace-work-{record.id}"
             )
         try:
             stop = await self._until_stopped(work, going)
