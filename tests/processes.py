@@ -27,7 +27,18 @@ _OTHERS: Final[Mapping[str, tuple[str, ...]]] = {
     "uvicorn-limited": (*_UVICORN, "--limit-max-requests", "40"),
 }
 
+# Our own server, and its protocol under a server that is not ours: the direct way to send.
+DIRECT: Final = ("tailrace", "direct-asyncio")
+
 SERVERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "tailrace": ("-m", "tailrace.cli.main", "serve", "{app}", "--port", "{port}"),
+    "direct-asyncio": (
+        *_UVICORN,
+        "--loop",
+        "asyncio",
+        "--http",
+        "tailrace.server.protocol:Protocol",
+    ),
     "uvicorn": (*_UVICORN, "--loop", "uvloop", "--http", "httptools"),
     "uvicorn-asyncio": (*_UVICORN, "--loop", "asyncio", "--http", "h11"),
     "thread": ("tests/apps/threaded.py", "{app}", "{port}", "uvloop"),
@@ -40,7 +51,7 @@ SERVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "hypercorn-single": (*_HYPERCORN, "--worker-class", "asyncio", "--workers", "0"),
 }
 
-ONE_OF_EACH: Final = ("uvicorn", "granian", "hypercorn")
+ONE_OF_EACH: Final = ("tailrace", "uvicorn", "granian", "hypercorn")
 
 START_SECONDS: Final = 30.0
 

@@ -135,9 +135,8 @@ class Stage:
         return self.runs.log
 
     def beat(self, after: float) -> None:
-        """Have the hub's timer look at every connection, as if so many seconds had passed."""
-        for connection in tuple(self.runs.hub._connections):
-            connection.beat(time.monotonic() + after)
+        """Have the hub's clock look at every stream, as if so many seconds had passed."""
+        self.runs.hub.clock.beat(time.monotonic() + after)
 
 
 async def count(run: RunContext, rows: int = 10) -> dict[str, int]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tailrace.eventlog.retention import Retention
     from tailrace.eventlog.sqlite import SqliteLog
     from tailrace.facade import Tailrace
+    from tailrace.http.eventsource import EventSourceResponse
     from tailrace.operations import Operation
     from tailrace.protocol.events import Event
     from tailrace.protocol.lifecycle import State
@@ -43,6 +44,7 @@ __all__ = [
     "Client",
     "Event",
     "EventLog",
+    "EventSourceResponse",
     "MemoryLog",
     "Operation",
     "Retention",
@@ -62,6 +64,7 @@ _HOMES: Final = {
     "Client": "tailrace.client",
     "Event": "tailrace.protocol.events",
     "EventLog": "tailrace.eventlog.contract",
+    "EventSourceResponse": "tailrace.http.eventsource",
     "MemoryLog": "tailrace.eventlog.memory",
     "Operation": "tailrace.operations",
     "Retention": "tailrace.eventlog.retention",

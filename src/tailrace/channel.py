@@ -8,11 +8,12 @@ number of readers, and readers at the same cursor get the very same bytes object
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol.blocks import Block
+from tailrace.protocol.runs import RunRecord
 
 TAIL_BYTES: Final = 1024 * 1024
 """Bound of a run's tail in memory, in bytes."""
@@ -65,8 +66,8 @@ class Channel:
     """The live end of one run.
 
     `head` is the last sequence number known to be committed, `ended` whether it is the
-    run's last for ever. The hub counts its `users`, whether the log tells
-    of the run, and whether its owner wants to know of watchers.
+    run's last for ever. The hub keeps here how many use it, whether the log tells of the run,
+    whether its owner wants to know of watchers, and the snapshot it read last, and when.
     """
 
     def __init__(self, run: str) -> None:
@@ -77,6 +78,8 @@ class Channel:
         self.users = 0
         self.is_followed = False
         self.wants_watchers = False
+        self.record: RunRecord | None = None
+        self.read_at = 0.0
         self._tail: deque[Block] = deque()
         self._size = 0
         # By the first event of the block, so that they go with it.
@@ -112,6 +115,21 @@ class Channel:
             self._drop_oldest()
         self._taken.clear()
         self._wake()
+
+    def recall(self, blocks: Sequence[Block]) -> None:
+        """Take in what somebody has read of the log, if it is the newest and nothing is here
+        yet: a crowd that comes to a silent run shall not read it each for themselves.
+        """
+        if self._tail or not blocks or blocks[-1].last != self.head:
+            return
+        for block in reversed(blocks):
+            if self._size + len(block.wire) > TAIL_BYTES:
+                break
+            if self._tail and self._tail[0].first != block.last + 1:
+                break
+            self._tail.appendleft(block)
+            self._size += len(block.wire)
+        self._taken.clear()
 
     def take(self, cursor: int, projection: Projection, types: Types) -> Taken | None:
         """Everything after `cursor`, up to about CHUNK_BYTES; None if the tail starts later."""

@@ -1,8 +1,9 @@
 """Live fan-out in one process: from the log's commits to every watcher.
 
 The hub keeps a channel for each run that somebody watches here, and none for the others.
-One timer serves all watchers: heartbeats, ticks, and the deadline of a send that a watcher
-does not read.
+Watchers of one run who are told alike form one cohort, its lane, as long as they keep step.
+One clock serves everybody: heartbeats, ticks, and the deadline of a send that a watcher does
+not read.
 """
 
 from __future__ import annotations
@@ -11,33 +12,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from tailrace.channel import Channel
+from tailrace.clock import Clock
+from tailrace.cohort import Cohort, Manner
 from tailrace.errors import LogError, RunUnknown
 from tailrace.eventlog.contract import EventLog
+from tailrace.outlet import End, Outlet
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor, Resume, resume
 from tailrace.protocol.runs import RunRecord
-from tailrace.subscription import End, Subscription
-
-BEAT_SECONDS: Final = 0.25
-"""How often the timer looks."""
+from tailrace.rounds import Due, Rounds, Timed
+from tailrace.subscription import Subscription
 
 LATE_SECONDS: Final = 1.0
 """How late the log may tell of what a snapshot shows, before the snapshot is believed."""
-
-
-class Connection(Protocol):
-    """A watcher's connection, as the timer sees it."""
-
-    def beat(self, now: float) -> None:
-        """Do what is due at `now` (monotonic seconds): heartbeat, tick, write deadline."""
-
-    def leave(self) -> None:
-        """The server goes away: end the stream properly, and soon."""
 
 
 class Hub:
@@ -47,12 +40,13 @@ class Hub:
         self._log = log
         self._ready = ready
         self._channels: dict[str, Channel] = {}
+        self._lanes: dict[tuple[object, ...], Cohort] = {}
         self._subscriptions: set[Subscription] = set()
-        self._connections: set[Connection] = set()
+        self._connections: set[Timed] = set()
+        self._watchers = 0
         self._touching: set[asyncio.Future[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._signs: Sequence[Callable[[], bool]] = ()
-        self.is_draining = False
+        self._rounds = Rounds()
+        self.clock = Clock()
 
     def publish(self, block: Block) -> None:
         """Take a committed block from the log."""
@@ -61,13 +55,13 @@ class Hub:
             channel.publish(block)
 
     def watchers(self, run: str) -> int:
-        """How many subscriptions a run has in this process."""
+        """How many watchers a run has in this process."""
         channel = self._channels.get(run)
-        return 0 if channel is None else len(channel.readers)
+        return 0 if channel is None else channel.users
 
     def watched(self) -> list[str]:
         """The runs with watchers here whose owner wants to know (`abandon_after`)."""
-        return [run for run, c in self._channels.items() if c.readers and c.wants_watchers]
+        return [run for run, channel in self._channels.items() if channel.wants_watchers]
 
     @contextlib.asynccontextmanager
     async def channel(self, run: str) -> AsyncIterator[tuple[Channel, RunRecord]]:
@@ -81,31 +75,49 @@ class Hub:
         # snapshot is read reaches it, and whatever was before is in the snapshot.
         channel.users += 1
         try:
-            record = await self._log.get(run)
-            if record is None:
-                raise RunUnknown(f"There is no run {run}.", fix="It may have been forgotten.")
-            if not channel.is_followed:
-                # One that is followed learns of each block in its turn; to hear of the head
-                # from here as well would cost its watchers the tail they share.
-                channel.settle(record.last_seq, ended=record.ended)
-            elif record.last_seq > channel.head:
-                # But a log may lose a wake-up, and the last of a run has no successor.
-                settle = partial(channel.settle, record.last_seq, ended=record.ended)
-                asyncio.get_running_loop().call_later(LATE_SECONDS, settle)
-            channel.wants_watchers = record.abandon_after is not None and not record.ended
-            if channel.wants_watchers:
-                # At once: the next look of the house may come too late for the run.
-                self._touch(run)
-            if not channel.is_followed and not channel.ended:
-                channel.is_followed = True
-                self._log.follow(run, channel.head)
-            yield channel, record
+            yield channel, self.known(run) or await self._read(channel)
         finally:
-            channel.users -= 1
-            if not channel.users and self._channels.get(run) is channel:
-                del self._channels[run]
-                if channel.is_followed:
-                    self._log.unfollow(run)
+            self._release(channel)
+
+    def known(self, run: str) -> RunRecord | None:
+        """A run's snapshot as it was a moment ago, if the run is live here and its channel has
+        what came since; so most of a crowd of watchers cost the log nothing.
+        """
+        channel = self._channels.get(run)
+        if channel is None or not channel.is_followed or channel.ended:
+            return None
+        return channel.record if time.monotonic() - channel.read_at < LATE_SECONDS else None
+
+    async def _read(self, channel: Channel) -> RunRecord:
+        run = channel.run
+        began = time.monotonic()
+        record = await self._log.get(run)
+        if record is None:
+            raise RunUnknown(f"There is no run {run}.", fix="It may have been forgotten.")
+        if not channel.is_followed:
+            # One that is followed learns of each block in its turn; to hear of the head
+            # from here as well would cost its watchers the tail they share.
+            channel.settle(record.last_seq, ended=record.ended)
+        elif record.last_seq > channel.head:
+            # But a log may lose a wake-up, and the last of a run has no successor.
+            settle = partial(channel.settle, record.last_seq, ended=record.ended)
+            asyncio.get_running_loop().call_later(LATE_SECONDS, settle)
+        channel.wants_watchers = record.abandon_after is not None and not record.ended
+        if channel.wants_watchers:
+            # At once: the next look of the house may come too late for the run.
+            self._touch(run)
+        if not channel.is_followed and not channel.ended:
+            channel.is_followed = True
+            self._log.follow(run, channel.head)
+        channel.record, channel.read_at = record, began
+        return record
+
+    def _release(self, channel: Channel) -> None:
+        channel.users -= 1
+        if not channel.users and self._channels.get(channel.run) is channel:
+            del self._channels[channel.run]
+            if channel.is_followed:
+                self._log.unfollow(channel.run)
 
     def _touch(self, run: str) -> None:
         # Not awaited: the first byte must not wait for a commit.
@@ -132,67 +144,133 @@ class Hub:
         Raises RunUnknown, CursorFromFuture.
         """
         async with self.channel(run) as (channel, record):
-            if isinstance(cursor, str):
-                cursor = Cursor(record.epoch, record.last_seq)
-            start = resume(cursor, record.extent)
+            start = begins(cursor, record, channel.head)
             subscription = Subscription(self._log, channel, start, projection, types, woken)
             subscription.epoch = record.epoch
-            channel.readers.add(subscription)
-            self._subscriptions.add(subscription)
+            self._join(channel, subscription)
             try:
                 yield subscription, start
             finally:
                 subscription.close(End.LEFT)
-                channel.readers.discard(subscription)
-                self._subscriptions.discard(subscription)
+                self._part(channel, subscription)
 
-    # --- the one timer ---------------------------------------------------------------
+    def _join(self, channel: Channel, reader: Subscription) -> None:
+        channel.readers.add(reader)
+        self._subscriptions.add(reader)
+
+    def _part(self, channel: Channel, reader: Subscription) -> None:
+        channel.readers.discard(reader)
+        self._subscriptions.discard(reader)
+
+    # --- cohorts ---------------------------------------------------------------------
+
+    def watch(self, channel: Channel, start: Resume, manner: Manner, outlet: Outlet) -> None:
+        """Send a run's events to `outlet`, to the end or until its watcher has left."""
+        cohort = Cohort(self, manner)
+        cohort.reader = Subscription(
+            self._log, channel, start, manner.projection, manner.types, cohort.wake
+        )
+        self._join(channel, cohort.reader)
+        channel.users += 1
+        self._watchers += 1
+        cohort.adopt([outlet])
+        self.clock.connect(cohort)
+        self.schedule(cohort)
+
+    def schedule(self, due: Due) -> None:
+        """See `cohort.Home`."""
+        self._rounds.schedule(due)
+
+    def arm(self, timed: Timed, at: float) -> None:
+        """See `cohort.Home`."""
+        self.clock.arm(timed, at)
+
+    def fork(self, reader: Subscription, cohort: Cohort) -> Subscription:
+        """See `cohort.Home`."""
+        forked = reader.fork(cohort.wake)
+        self._join(forked.channel, forked)
+        self.arm(cohort, time.monotonic())
+        return forked
+
+    def settle(self, cohort: Cohort) -> None:
+        """See `cohort.Home`."""
+        if not cohort.members:
+            return
+        key = (cohort.reader.channel, *cohort.manner.key)
+        lane = self._lanes.get(key)
+        if lane is cohort:
+            return
+        if lane is None or lane.is_blocked or lane.reader.end is not None:
+            self._lanes[key] = cohort
+        elif lane.reader.cursor == cohort.reader.cursor:
+            lane.adopt(cohort.members)
+            cohort.members.clear()
+            self._retire(cohort)
+
+    def dropped(self, cohort: Cohort) -> None:
+        """See `cohort.Home`."""
+        self._watchers -= 1
+        if not cohort.members:
+            self._retire(cohort)
+        self._release(cohort.reader.channel)
+
+    def _retire(self, cohort: Cohort) -> None:
+        channel = cohort.reader.channel
+        self._part(channel, cohort.reader)
+        self.clock.disconnect(cohort)
+        key = (channel, *cohort.manner.key)
+        if self._lanes.get(key) is cohort:
+            del self._lanes[key]
+
+    # --- begin and end ---------------------------------------------------------------
 
     def begin(self, signs: Sequence[Callable[[], bool]] = ()) -> None:
-        """Be open, again if need be. The timer looks at the signs that the server is about
+        """Be open, again if need be. The clock looks at the signs that the server is about
         to go.
         """
-        self.is_draining = False
-        self._signs = signs
-        self._stop_timer()
+        self.clock.begin(signs)
 
     def abandon(self) -> None:
         """Forget everybody: their event loop has ended, and they with it."""
-        self._timer = None
+        self.clock.abandon()
+        self._rounds = Rounds()
         self._channels.clear()
+        self._lanes.clear()
         self._subscriptions.clear()
         self._connections.clear()
+        self._watchers = 0
 
     def end(self) -> None:
         """Let go of every reader that is left: the log has nothing more to tell here."""
-        self._stop_timer()
+        self.clock.stop()
         for subscription in tuple(self._subscriptions):
             subscription.close(End.SHUTDOWN)
         # Whoever still holds one of them must not keep it for readers to come.
         self._channels.clear()
 
-    def connect(self, connection: Connection) -> None:
-        """Have the timer care for a connection."""
+    def connect(self, connection: Timed) -> None:
+        """Count, and have the clock look after, a stream that sends by itself."""
         self._connections.add(connection)
-        if self.is_draining:
-            connection.leave()
-        if self._timer is None:
-            self._schedule()
+        self.clock.connect(connection)
 
-    def disconnect(self, connection: Connection) -> None:
-        """Stop caring."""
+    def disconnect(self, connection: Timed) -> None:
+        """Undo `connect`."""
         self._connections.discard(connection)
+        self.clock.disconnect(connection)
 
     def drain(self) -> None:
         """End every stream: the server goes away. Their watchers will come back."""
-        self.is_draining = True
-        for connection in tuple(self._connections):
-            connection.leave()
+        self.clock.drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is about to go."""
+        return self.clock.is_draining
 
     @property
     def connections(self) -> int:
         """How many streams are open."""
-        return len(self._connections)
+        return len(self._connections) + self._watchers
 
     @property
     def channels(self) -> int:
@@ -202,24 +280,18 @@ class Hub:
     @property
     def is_idle(self) -> bool:
         """Whether no connection is left."""
-        return not self._connections
+        return not self.connections
 
-    def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+def begins(cursor: Cursor | str, record: RunRecord, head: int = 0) -> Resume:
+    """Where a watcher begins who comes with `cursor`, or wants to be told from now on. `head`
+    is the last event that is known besides those of the snapshot.
 
-    def _beat(self) -> None:
-        self._timer = None
-        if not self._connections:
-            return
-        # First, so that no connection's fault ends the care for all others.
-        self._schedule()
-        if not self.is_draining and any(sign() for sign in self._signs):
-            self.drain()
-        now = time.monotonic()
-        for connection in tuple(self._connections):
-            connection.beat(now)
+    Raises CursorFromFuture.
+    """
+    extent = record.extent
+    if head > extent.last:
+        extent = replace(extent, last=head)
+    if isinstance(cursor, str):
+        cursor = Cursor(extent.epoch, extent.last)
+    return resume(cursor, extent)

@@ -10,29 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from enum import StrEnum
+from typing import Final
 
 from tailrace.channel import CHUNK_BYTES, Channel, pieces
 from tailrace.eventlog.contract import EventLog
+from tailrace.outlet import End
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol import events
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Kind, Resume
 
-
-class End(StrEnum):
-    """Why a subscription has nothing more to give."""
-
-    FINISHED = "finished"
-    LEFT = "left"
-    SHUTDOWN = "shutdown"
+# Shared, because an empty one takes 600 bytes. Nobody adds to it.
+_NOTHING: Final[deque[Block]] = deque(maxlen=0)
 
 
 class Subscription:
     """Yields bytes to send, in order, until the run's end or until it is closed.
 
     After the iteration, `end` says why it is over. `interject` slips a control frame in.
-    Whoever reads many of them uses `pull`, and is told by `woken` which of them to pull.
+    Whoever reads many of them uses `take` and `pull`, and is told by `woken` which of them
+    to look at.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -45,17 +42,17 @@ class Subscription:
         woken: Callable[[Subscription], None] | None = None,
     ) -> None:
         self.run = channel.run
+        self.channel = channel
         self.projection = projection
         self.cursor = start.after
         self.epoch = 0
         self.end: End | None = None
         self._log = log
-        self._channel = channel
         self._types = types
         self._woken = woken
         self._waiting: asyncio.Future[None] | None = None
         self._aside: list[bytes] = []
-        self._ahead: deque[Block] = deque()
+        self._ahead = _NOTHING
         if start.lost is not None:
             type_ = events.RESET if start.kind is Kind.RESET else events.GAP
             self._aside.append(self._lost(type_, *start.lost))
@@ -96,32 +93,66 @@ class Subscription:
                 await self._wait()
 
     async def pull(self) -> bytes:
-        """What there is for the watcher now; nothing when it has it all, or at the end."""
+        """What there is for the watcher now; nothing when it has it all, or at the end.
+
+        Raises LogError if the log cannot be read.
+        """
         while self.end is None:
-            if self._aside:
-                return b"".join(self.aside())
-            taken = self._channel.take(self.cursor, self.projection, self._types)
-            if taken is not None:
-                chunk, self.cursor = taken
-                # Within the tail again: what was read of the log is behind.
-                self._ahead.clear()
-            else:
+            chunk = self.take()
+            if chunk is None:
                 chunk = await self._read()
             if chunk:
                 return chunk
-            if taken is not None and self.cursor >= self._channel.head:
-                if self._channel.ended:
-                    self.end = End.FINISHED
+            if not self.is_ready:
                 break
             # Much may have happened meanwhile: look again. A log in memory does not suspend,
             # and a filter may pass nothing of a long history.
             await asyncio.sleep(0)
         return b""
 
+    def take(self) -> bytes | None:
+        """What there is at once; None if it has to be read from the log, with `pull`. Nothing
+        when the watcher has it all, at the end, and where a filter let nothing through.
+        """
+        if self._aside:
+            return b"".join(self.aside())
+        if self.is_over:
+            self.end = self.end or End.FINISHED
+            return b""
+        taken = self.channel.take(self.cursor, self.projection, self._types)
+        if taken is None:
+            return None
+        self.cursor = taken.cursor
+        # Within the tail again: what was read of the log is behind.
+        self._ahead = _NOTHING
+        return taken.wire
+
+    def fork(self, woken: Callable[[Subscription], None]) -> Subscription:
+        """Another reader, where this one is."""
+        start = Resume(Kind.LIVE, self.cursor)
+        forked = Subscription(self._log, self.channel, start, self.projection, self._types, woken)
+        forked.epoch, forked.end = self.epoch, self.end
+        return forked
+
+    @property
+    def has_aside(self) -> bool:
+        """Whether something was interjected and is not handed out yet."""
+        return bool(self._aside)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the watcher has the run to its end."""
+        return self.channel.ended and self.cursor >= self.channel.head
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is something to be had at once, be it the end."""
+        return self.is_behind or self.has_aside or self.is_over or self.end is not None
+
     @property
     def is_behind(self) -> bool:
         """Whether there is more to have at once."""
-        return self.cursor < self._channel.head
+        return self.cursor < self.channel.head
 
     async def _wait(self) -> None:
         self._waiting = asyncio.get_running_loop().create_future()
@@ -133,10 +164,12 @@ class Subscription:
     async def _read(self) -> bytes:
         if not self._ahead:
             blocks = await self._log.read(self.run, self.cursor, CHUNK_BYTES)
-            self._ahead.extend(piece for block in blocks for piece in pieces(block))
+            found = [piece for block in blocks for piece in pieces(block)]
+            self.channel.recall(found)
+            self._ahead = deque(found)
         if not self._ahead:
-            lost = self._lost(events.GAP, self.cursor + 1, self._channel.head)
-            self.cursor = self._channel.head
+            lost = self._lost(events.GAP, self.cursor + 1, self.channel.head)
+            self.cursor = self.channel.head
             return lost
         parts: list[bytes] = []
         size = 0

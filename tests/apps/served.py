@@ -14,14 +14,14 @@ from fastapi.middleware.gzip import GZipMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from tailrace.facade import Tailrace
-from tailrace.http.stream import Connection
+from tailrace.pulse import Pulse
 from tailrace.run import RunContext
 
 PREFIX = "/inner"
 
 runs = Tailrace(os.environ["TAILRACE_TEST_LOG"], grace=float(os.environ["TAILRACE_TEST_GRACE"]))
 runs.allow_scripts(os.environ["TAILRACE_TEST_SCRIPTS"])
-Connection.write_deadline = float(os.environ["TAILRACE_TEST_WRITE_DEADLINE"])
+Pulse.write_deadline = float(os.environ["TAILRACE_TEST_WRITE_DEADLINE"])
 
 
 @runs.operation

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Served, eventually, serving
+from tests.processes import DIRECT, Served, eventually, serving
 from tests.watching import Watcher, watchers
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 VISITS = 2_000
 AT_ONCE = 40
 
-KINDS = ["uvicorn", "uvicorn-asyncio", "granian", "granian-asyncio", "hypercorn"]
+KINDS = [*DIRECT, "uvicorn", "uvicorn-asyncio", "granian", "granian-asyncio", "hypercorn"]
 COUNTED = ("connections", "channels", "tasks", "descriptors")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Served, eventually, serving
+from tests.processes import DIRECT, Served, eventually, serving
 from tests.watching import Watcher, watchers
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -155,6 +155,8 @@ async def test_uvicorn_answers_meanwhile(way: str, in_memory: bool, tmp_path: Pa
 @pytest.mark.parametrize(
     ("kind", "in_memory"),
     [
+        ("tailrace", False),
+        ("tailrace", True),
         ("uvicorn-asyncio", False),
         ("granian", False),
         ("hypercorn", False),
@@ -173,7 +175,7 @@ async def test_other_servers_answer_too(kind: str, in_memory: bool, tmp_path: Pa
         assert grown < GROWTH_KIB
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "uvicorn-asyncio", "granian", "hypercorn"])
+@pytest.mark.parametrize("kind", [*DIRECT, "uvicorn", "uvicorn-asyncio", "granian", "hypercorn"])
 async def test_a_storm_does_not_hold_up_a_shutdown(kind: str, tmp_path: Path) -> None:
     with serving(kind, tmp_path / "log.db") as served:
         run = await written(served)

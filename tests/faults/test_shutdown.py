@@ -11,7 +11,7 @@ import pytest
 from tailrace.engine import Engine
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.protocol.runs import RunRecord
-from tests.processes import ONE_OF_EACH, SERVERS, Served, eventually, serving
+from tests.processes import DIRECT, ONE_OF_EACH, SERVERS, Served, eventually, serving
 from tests.watching import Stalled, Watcher, drip, stuck, watchers
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -101,7 +101,9 @@ async def test_every_stream_gets_its_goodbye(kind: str, tmp_path: Path) -> None:
     await check_lost(log, thread)
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "uvicorn-asyncio", "thread", "granian", "hypercorn"])
+@pytest.mark.parametrize(
+    "kind", [*DIRECT, "uvicorn", "uvicorn-asyncio", "thread", "granian", "hypercorn"]
+)
 @pytest.mark.parametrize("shape", ["alone", "wrapped"])
 async def test_one_who_does_not_read_holds_up_nobody(kind: str, shape: str, tmp_path: Path) -> None:
     log = tmp_path / "log.db"
@@ -147,7 +149,7 @@ def append(served: Served, run: str, count: int) -> None:
         assert status == 200, told
 
 
-@pytest.mark.parametrize("kind", ["uvicorn", "thread", "granian", "hypercorn"])
+@pytest.mark.parametrize("kind", [*DIRECT, "uvicorn", "thread", "granian", "hypercorn"])
 @pytest.mark.parametrize("shape", ["mounted", "unwired", "wrapped"])
 async def test_mounted_in_a_host(kind: str, shape: str, tmp_path: Path) -> None:
     log = tmp_path / "log.db"

@@ -21,12 +21,13 @@ from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.hub import Hub
+from tailrace.outlet import End
 from tailrace.projections import Projection, stream
 from tailrace.projections.contract import Types
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.events import Draft
-from tailrace.subscription import End, Subscription
+from tailrace.subscription import Subscription
 from tailrace.testing.logbook import ending, started, using
 
 FILTERS: tuple[Types, ...] = (None, frozenset({"log"}), frozenset({"none"}))

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tailrace import hub as hubs
+from tailrace import clock, rounds
 from tailrace.errors import CursorFromFuture, LogFull, RunUnknown
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.hub import Hub
+from tailrace.outlet import End
 from tailrace.projections import stream
 from tailrace.protocol.cursor import Cursor, Kind
 from tailrace.protocol.runs import RunRecord
 from tailrace.protocol.sse import Decoder
-from tailrace.subscription import End, Subscription
+from tailrace.subscription import Subscription
 from tailrace.testing.logbook import ended, ending, kept, logs, new_run, started, using
 from tests.faultylog import FaultyLog
 from tests.waiting import soon, turns, until
@@ -34,10 +35,11 @@ class Connected:
         self.farewells: list[bool] = []
         self.fault: Exception | None = None
 
-    def beat(self, now: float) -> None:
+    def beat(self, now: float) -> float | None:
         self.beats.append(now)
         if self.fault is not None:
             raise self.fault
+        return now
 
     def leave(self) -> None:
         self.farewells.append(True)
@@ -241,7 +243,8 @@ async def test_a_note_that_cannot_be_written_harms_no_watcher(hub: Hub) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(clock, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(rounds, "BEAT_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("quick")
@@ -259,7 +262,7 @@ async def test_the_timer_beats_for_all_and_stops_with_the_last(hub: Hub) -> None
     assert len(one.beats) == seen
     hub.disconnect(two)
     assert hub.is_idle
-    await until(lambda: hub._timer is None)
+    await until(lambda: hub.clock._timer is None)
     hub.connect(one)
     await until(lambda: len(one.beats) > seen)
     hub.disconnect(one)

@@ -10,6 +10,7 @@ from tailrace.channel import CHUNK_BYTES, TAIL_BYTES, Channel
 from tailrace.eventlog.contract import READ_BYTES, Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
+from tailrace.outlet import End
 from tailrace.projections import stream
 from tailrace.projections.contract import Types
 from tailrace.protocol import events
@@ -17,7 +18,7 @@ from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.cursor import Kind, Resume
 from tailrace.protocol.events import Draft
 from tailrace.protocol.sse import Decoder
-from tailrace.subscription import End, Subscription
+from tailrace.subscription import Subscription
 from tailrace.testing.logbook import ending, logs, started
 from tests.faultylog import FaultyLog
 from tests.waiting import soon, turns, until

@@ -8,6 +8,7 @@ import click
 
 
 @click.command()
+@click.argument("app", required=False, metavar="[MODULE:APP]")
 @click.option("--host", help="The address to listen at. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="The port; 0 has one chosen. [default: 4000]")
 @click.option(
@@ -39,15 +40,19 @@ import click
 def serve(no_auth: bool, **flags: Any) -> None:
     """Serve runs over HTTP, on this machine only.
 
+    With MODULE:APP, serve any ASGI app instead, from the folder you are in. One that mounts
+    Tailrace gets its watchers for a fraction of what they cost elsewhere.
+
     Each option may also be an environment variable (TAILRACE_PORT, TAILRACE_ALLOW_ROOT, …) or
     stand in the --config file. Flags win over the environment, and that over the file.
     """
     del no_auth
     import logging
 
-    from tailrace.server import app, settings
+    from tailrace.server import app as server
+    from tailrace.server import settings
 
     chosen = settings.load(flags)
     # Does nothing under --debug, which was first.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    app.serve(chosen)
+    server.serve(chosen)

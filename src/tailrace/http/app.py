@@ -41,6 +41,7 @@ def build(engine: Engine) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.router.routes.extend(runs.shortcuts(engine))
     app.include_router(runs.router(engine))
     app.add_exception_handler(HTTPException, _refused)
 

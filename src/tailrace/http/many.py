@@ -18,16 +18,18 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tailrace.cohort import Manner
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown
-from tailrace.http.stream import Streaming, Telling
+from tailrace.http.feeds import Streaming
+from tailrace.outlet import End
 from tailrace.projections import stream
 from tailrace.protocol.cursor import Cursor, parse
 from tailrace.protocol.events import CONTROL_TYPES, TERMINAL_TYPES
 from tailrace.protocol.lifecycle import ACTIVE
 from tailrace.protocol.runs import RunQuery, check_run_id
 from tailrace.protocol.sse import Decoder, ServerSentEvent, encode
-from tailrace.subscription import End, Subscription
+from tailrace.subscription import Subscription
 
 MAX_RUNS: Final = 64
 _DISCOVER_SECONDS: Final = 1.0
@@ -227,7 +229,7 @@ class ManyStream(Streaming):
     """A response that streams many runs."""
 
     def __init__(self, engine: Engine, names: Sequence[str] | None, vector: str) -> None:
-        super().__init__(engine.hub, Telling(cursor=Cursor(0, 0), projection=stream("events")))
+        super().__init__(engine.hub, Manner(stream("events")))
         self._feed = Many(engine, names, vector)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

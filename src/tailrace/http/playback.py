@@ -5,29 +5,50 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
 from tailrace.eventlog.contract import EventLog
-from tailrace.http.stream import Connection, Feed, RunStream, Telling
+from tailrace.http.feeds import Connection, Feed, Streaming
+from tailrace.http.stream import Telling
 from tailrace.hub import Hub
+from tailrace.outlet import End
 from tailrace.projections.contract import chosen
 from tailrace.protocol.blocks import Block, pack
+from tailrace.protocol.cursor import Cursor, Kind
 from tailrace.protocol.events import GAP, Draft, Event, seconds
 from tailrace.protocol.runs import RunRecord
-from tailrace.subscription import End, Subscription
+from tailrace.protocol.wire import LAST_EVENT_ID
+from tailrace.subscription import Subscription
 
 _SLICE_SECONDS: Final = 0.25
 
 
-class Playback(RunStream):
+class Playback(Streaming):
     """Waits between two events as long as their timestamps say, divided by `speed`."""
 
     def __init__(
         self, hub: Hub, log: EventLog, record: RunRecord, telling: Telling, speed: float
     ) -> None:
-        super().__init__(hub, record.id, telling)
+        super().__init__(hub, telling.manner)
         self._log = log
         self._record = record
+        self._run = record.id
+        self._telling = telling
         self._speed = speed
         self._clock: float | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        telling = self._telling
+        async with self._hub.subscribe(
+            self._run, telling.cursor, telling.projection, telling.types
+        ) as (subscription, start):
+            if start.kind is Kind.FINISHED:
+                await Response(status_code=204)(scope, receive, send)
+            else:
+                self.headers[LAST_EVENT_ID] = str(Cursor(subscription.epoch, start.after))
+                await self.stream(subscription, scope, receive, send)
 
     async def tell(self, feed: Feed, connection: Connection) -> None:
         """Send the events one by one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -16,16 +16,17 @@ from starlette.requests import ClientDisconnect
 from tailrace.errors import InputInvalid, TailraceError
 from tailrace.http import body
 from tailrace.protocol.events import to_json
+from tailrace.protocol.problems import (
+    MAX_DETAIL,
+    MAX_ERRORS,
+    MAX_WHERE,
+    document,
+    shortened,
+)
 from tailrace.protocol.wire import PROBLEM
 
 PRIVATE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Headers of whatever is no stream: runs belong to somebody, and change."""
-
-# What is echoed is the caller's: a document must not become as large as what it refuses.
-_MAX_DETAIL: Final = 1000
-_MAX_ERRORS: Final = 20
-_MAX_WHERE: Final = 40
-_MAX_WHAT: Final = 200
 
 _CODES: Final = {404: "path-unknown", 405: "method-not-allowed"}
 
@@ -40,22 +41,6 @@ _WORDS: Final = {
 }
 
 logger = logging.getLogger("tailrace.http")
-
-
-def document(error: TailraceError) -> dict[str, Any]:
-    """The members of a problem document."""
-    details = dict(error.details)
-    if isinstance(error, InputInvalid) and "errors" in details:
-        details["errors"] = [_bounded(e) for e in details["errors"][:_MAX_ERRORS]]
-    return {
-        **details,
-        "type": f"urn:tailrace:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": _cut(str(error), _MAX_DETAIL),
-        "fix": error.fix,
-    }
 
 
 def response(error: TailraceError) -> Response:
@@ -79,14 +64,14 @@ def from_starlette(
     title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Refused"
     said = str(error.detail)
     if said == title:
-        asked = f"{request.method[:20]} {_cut(request.url.path, 120)}"
+        asked = f"{request.method[:20]} {shortened(request.url.path, 120)}"
         said = f"{asked} is not offered." if status in _CODES else f"{asked}: {title}."
     members = {
         "type": "about:blank",
         "title": title,
         "status": status,
         "code": _CODES.get(status, f"http-{status}"),
-        "detail": _cut(said, _MAX_DETAIL),
+        "detail": shortened(said, MAX_DETAIL),
         "fix": "GET /docs shows what is offered." if status in _CODES else "",
     }
     all_headers = dict(PRIVATE)
@@ -99,10 +84,10 @@ def from_validation(error: RequestValidationError) -> InputInvalid:
     """FastAPI's list of what is wrong, without the values, which may be secrets."""
     found = [
         {
-            "where": _cut(".".join(map(str, e["loc"][1:] or e["loc"])), _MAX_WHERE),
+            "where": shortened(".".join(map(str, e["loc"][1:] or e["loc"])), MAX_WHERE),
             "what": _WORDS.get(e["type"], e["msg"]),
         }
-        for e in error.errors()[:_MAX_ERRORS]
+        for e in error.errors()[:MAX_ERRORS]
     ]
     said = "; ".join(f"{e['where']}: {e['what']}" for e in found[:5])
     return InputInvalid(
@@ -112,15 +97,28 @@ def from_validation(error: RequestValidationError) -> InputInvalid:
     )
 
 
-def _bounded(error: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "where": _cut(str(error.get("where", "")), _MAX_WHERE),
-        "what": _cut(str(error.get("what", "")), _MAX_WHAT),
-    }
+Handle = Callable[[Request], Awaitable[Response]]
 
 
-def _cut(text: str, bound: int) -> str:
-    return text if len(text) <= bound else f"{text[: bound - 1]}…"
+def guarded(handle: Handle) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """`handle`, with every refusal and fault answered as a problem."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except TailraceError as error:
+            return response(error)
+        except RequestValidationError as error:
+            return response(from_validation(error))
+        except HTTPException as error:
+            return from_starlette(error, request)
+        except ClientDisconnect:
+            # In the middle of its body. There is nobody to tell, and nothing went wrong.
+            return Response(status_code=400)
+        except Exception as error:  # noqa: BLE001 - told to the log, not to the client
+            return unexpected(error)
+
+    return answered
 
 
 class ProblemRoute(APIRoute):
@@ -134,21 +132,9 @@ class ProblemRoute(APIRoute):
         """FastAPI's hook."""
         handle = super().get_route_handler()
 
-        async def guarded(request: Request) -> Response:
-            try:
-                if request.method in ("POST", "PUT", "PATCH"):
-                    await body.admit(request, needs_json=self.body_field is not None)
-                return await handle(request)
-            except TailraceError as error:
-                return response(error)
-            except RequestValidationError as error:
-                return response(from_validation(error))
-            except HTTPException as error:
-                return from_starlette(error, request)
-            except ClientDisconnect:
-                # In the middle of its body. There is nobody to tell, and nothing went wrong.
-                return Response(status_code=400)
-            except Exception as error:  # noqa: BLE001 - told to the log, not to the client
-                return unexpected(error)
+        async def admitted(request: Request) -> Response:
+            if request.method in ("POST", "PUT", "PATCH"):
+                await body.admit(request, needs_json=self.body_field is not None)
+            return await handle(request)
 
-        return guarded
+        return guarded(admitted)

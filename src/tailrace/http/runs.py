@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from starlette.routing import Route
 
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer, progressed
-from tailrace.http import openapi
+from tailrace.http import openapi, problems
 from tailrace.http.asking import Asked, asked, cursor
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
@@ -53,6 +54,29 @@ def router(engine: Engine) -> APIRouter:
     add("POST", "/runs/{run}/cancel", face.cancel, "Cancel a run", **openapi.CANCEL)
     add("GET", "/events", face.watch_many, "Watch many runs at once", **openapi.MANY)
     return routes
+
+
+def shortcuts(engine: Engine) -> list[Route]:
+    """The routes that a crowd takes, without FastAPI's analysis of the request, which is most
+    of what it costs to connect. For our own app only: in a host's, the host's dependencies
+    (who may come in) hang on FastAPI's routes.
+    """
+    face = _Runs(engine)
+    return [
+        _shortcut("/runs/{run}/events", face.watch),
+    ]
+
+
+def _shortcut(path: str, answered: Callable[[Request, str], Awaitable[Response]]) -> Route:
+    handle = problems.guarded(lambda request: answered(request, request.path_params["run"]))
+
+    async def endpoint(request: Request) -> Response:
+        return await handle(request)
+
+    route = Route(path, endpoint, methods=["GET"], include_in_schema=False)
+    # Starlette's addition. Who asks for a head of what has no end is told that it is not to be had.
+    route.methods = {"GET"}
+    return route
 
 
 def prefix(request: Request) -> str:
@@ -191,12 +215,14 @@ class _Runs:
     async def watch(self, request: Request, run: _Run) -> Response:
         """The events after `Last-Event-ID` or `?after=`, then live to the end."""
         wish = asked(request.headers, request.query_params)
-        record = await self._record(run)
         if wish.projection is None:
-            return await self._page(record, wish)
-        telling = _telling(record, wish, wish.projection, wish.cursor)
+            return await self._page(await self._record(run), wish)
         if wish.speed is None:
+            record = await self._engine.watchable(run, LOCAL)
+            telling = _telling(record, wish, wish.projection, wish.cursor)
             return RunStream(self._engine.hub, run, telling)
+        record = await self._record(run)
+        telling = _telling(record, wish, wish.projection, wish.cursor)
         if not record.ended:
             raise RunActive(
                 f"{run} is {record.state}; only a finished run has a timing to replay.",
@@ -214,7 +240,7 @@ class _Runs:
     ) -> Response:
         """The bytes a script wrote, live to the end."""
         after = cursor(request.query_params)
-        await self._record(run)
+        await self._engine.watchable(run, LOCAL)
         telling = Telling(cursor=after, projection=Output(stream))
         return RunStream(self._engine.hub, run, telling)
 

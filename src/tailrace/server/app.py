@@ -1,10 +1,8 @@
-"""The server: the app, the socket it listens at, and its life from start to signal."""
+"""The server: the app, and its life from start to signal."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
 import math
 import re
 import signal
@@ -19,19 +17,20 @@ from typing import Any, Final
 import uvicorn
 from fastapi import Request
 from fastapi.responses import PlainTextResponse
+from uvicorn.importer import ImportFromStringError, import_from_string
 
-from tailrace.errors import AddressUnusable, SettingsInvalid
+from tailrace.errors import SettingsInvalid
 from tailrace.facade import Tailrace
+from tailrace.server.listener import BACKLOG, bracketed, listen, raise_limit, url
+from tailrace.server.protocol import Protocol
 from tailrace.server.settings import Settings
-
-_BACKLOG: Final = 2048
-
-# The kernel buffers 4 MB for each watcher that does not read, unless told otherwise: 100 of
-# them pinned 395 MB. The log keeps what they miss, so there is no need to.
-_SEND_BUFFER: Final = 64 * 1024
 
 _DRAIN_SECONDS: Final = 2
 """What uvicorn waits beyond the grace of the runs, so that their last events are sent."""
+
+# How long a thread that computes may keep the event loop waiting for its turn. Python's own
+# 5 ms make it that much for every event beside a busy thread: 5.3 instead of 0.55 ms.
+_SWITCH_SECONDS: Final = 0.0005
 
 _SCRIPTS: Final = ("*.py", "*.sh")
 
@@ -75,7 +74,7 @@ def build(settings: Settings) -> Tailrace:
     async def index(request: Request) -> PlainTextResponse:
         base = str(request.base_url).rstrip("/")
         if _ADDRESS.fullmatch(base) is None:
-            base = f"http://{_bracketed(settings.host)}:{settings.port}"
+            base = f"http://{bracketed(settings.host)}:{settings.port}"
         return PlainTextResponse(
             _INDEX.format(base=base, body=body), headers={"x-content-type-options": "nosniff"}
         )
@@ -94,97 +93,32 @@ def _example(roots: Sequence[Path]) -> str:
     return '{"operation": "NAME", "input": {}}'
 
 
-# ------------------------------------------------------------------ the address
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at a loopback address; port 0 has one chosen.
-
-    Raises AddressUnusable: for an address that others than this machine can reach (there
-    are no keys yet), one that is taken, and one that is not this machine's.
-    """
-    family, address = _resolved(host, port)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        listener.bind(address)
-        # At once: until somebody listens, another process may bind the same port as well.
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise _unusable(host, port, error) from None
-    return listener
-
-
-def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
-        raise AddressUnusable(
-            f"{host!r} is no address of this machine.", fix="Use --host 127.0.0.1."
-        ) from None
-    # IPv4 first, because that is what people type: `localhost` is often ::1 as well.
-    found.sort(key=lambda entry: entry[0] is not socket.AF_INET)
-    family, _, _, _, address = found[0]
-    # What is looked at is what will be bound, not the name.
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise AddressUnusable(
-            f"{host} can be reached from other machines, and there are no keys yet: "
-            "whoever reaches it could start and read everything.",
-            fix=f"Use --host 127.0.0.1, and from elsewhere `ssh -L {port}:127.0.0.1:{port} HOST`.",
-        )
-    return family, address
-
-
-def _unusable(host: str, port: int, error: OSError) -> AddressUnusable:
-    place = f"{_bracketed(host)}:{port}"
-    match error.errno:
-        case errno.EADDRINUSE:
-            said, fix = "another program listens there", "Stop it, or use --port 0 or another."
-        case errno.EACCES:
-            said, fix = "ports below 1024 need privileges", "Use --port 4000, or another above."
-        case errno.EADDRNOTAVAIL:
-            said, fix = "this machine has no such address", "Use --host 127.0.0.1."
-        case _:
-            said, fix = error.strerror or str(error), "Use another --host or --port."
-    return AddressUnusable(f"Tailrace cannot listen at {place}: {said}.", fix=fix)
-
-
-def url(listener: socket.socket) -> str:
-    """Where a client finds what listens: `http://127.0.0.1:4000`."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{_bracketed(host)}:{port}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
 # ------------------------------------------------------------------ its life
 
 
 class _Server(uvicorn.Server):
     """Starts the engine itself: the lifespan protocol would turn its errors into log lines."""
 
-    def __init__(self, config: uvicorn.Config, runs: Tailrace, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, runs: Tailrace | None, ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._runs = runs
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Raises LogError if the log cannot be opened."""
-        # Here uvicorn has its signal handlers, and the engine's are chained before them.
-        await self._runs.start()
+        if self._runs is not None:
+            # Here uvicorn has its signal handlers, and the engine's are chained before them.
+            await self._runs.start()
         await super().startup(sockets=sockets)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """A second Ctrl-C skips the lifespan's end, but no script may be left behind."""
         await super().shutdown(sockets=sockets)
-        await self._runs.close()
+        if self._runs is not None:
+            await self._runs.close()
 
 
 def _say(line: str) -> None:
@@ -198,25 +132,40 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
     `say` gets one line, with the URL, once requests are answered. Raises AddressUnusable,
     SettingsInvalid, LogError.
     """
-    runs = build(settings)
+    runs = build(settings) if settings.app is None else None
+    served = runs.asgi if runs is not None else _found(str(settings.app))
+    Protocol.max_connections = raise_limit()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with listen(settings.host, settings.port) as listener:
         here = url(listener)
         config = uvicorn.Config(
-            runs.asgi,
-            http="httptools",
-            ws="none",
-            lifespan="on",
+            served,
+            http=Protocol,
+            ws="none" if runs is not None else "auto",
+            lifespan="on" if runs is not None else "auto",
             log_config=None,
             access_log=False,
             server_header=False,
             # Whoever can send X-Forwarded-For could otherwise be anybody.
             proxy_headers=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=math.ceil(settings.grace) + _DRAIN_SECONDS,
         )
         server = _Server(config, runs, lambda: say(f"Tailrace listens at {here}"))
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
+
+
+def _found(name: str) -> Any:
+    """Somebody's ASGI app, `module:app`, from the folder the command was called in."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return import_from_string(name)
+    except ImportFromStringError as error:
+        raise SettingsInvalid(
+            f"There is no app {name!r}: {error}",
+            fix="Name a module and its app like main:app, in the folder that main.py is in.",
+        ) from None
 
 
 @contextlib.contextmanager

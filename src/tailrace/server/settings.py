@@ -30,7 +30,8 @@ class Settings:
     `host`: the address to listen at. `port`: 0 lets the system choose one. `log`: where runs
     are kept: a path, `sqlite:PATH` or `memory:`. `allow_root`: the folders scripts may be run
     from; without any there is no operation `script`. `grace`: seconds that a run which is
-    asked to stop may take. `config`: the file some of it was read from.
+    asked to stop may take. `app`: somebody's ASGI app to serve instead of Tailrace's own, as
+    `module:app`. `config`: the file some of it was read from.
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +39,7 @@ class Settings:
     log: str = field(default_factory=lambda: str(default_log()))
     allow_root: tuple[Path, ...] = ()
     grace: float = GRACE_SECONDS
+    app: str | None = None
     config: Path | None = None
 
 
@@ -60,8 +62,18 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Setti
             pieces = said.split(os.pathsep) if name == "allow_root" else said
             chosen[name] = _checked(name, pieces, f"{PREFIX}{name.upper()}", Path())
     for name, value in given.items():
-        chosen[name] = _checked(name, value, f"--{name.replace('_', '-')}", Path())
+        chosen[name] = _checked(name, value, _flag(name), Path())
+    stray = next((name for name in ("log", "allow_root") if name in chosen), None)
+    if "app" in chosen and stray is not None:
+        raise SettingsInvalid(
+            f"{stray} is for Tailrace's own app, and {chosen['app']} is served instead.",
+            fix=f"Leave {stray} out; the app says it itself, as Tailrace(log) does.",
+        )
     return Settings(**chosen, config=config)
+
+
+def _flag(name: str) -> str:
+    return "APP" if name == "app" else f"--{name.replace('_', '-')}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -143,6 +155,13 @@ def _roots(value: Any, folder: Path) -> tuple[Path, ...]:
     return roots
 
 
+def _app(value: Any, folder: Path) -> str:
+    del folder
+    if not isinstance(value, str) or not all(value.partition(":")[::2]):
+        raise ValueError("a module and its ASGI app, with a colon between")
+    return value
+
+
 def _grace(value: Any, folder: Path) -> float:
     del folder
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -163,6 +182,7 @@ _READ: Final[dict[str, Callable[[Any, Path], Any]]] = {
     "log": _log,
     "allow_root": _roots,
     "grace": _grace,
+    "app": _app,
 }
 
 _EXAMPLES: Final = {
@@ -171,6 +191,7 @@ _EXAMPLES: Final = {
     "log": "Give something like runs.db, or memory: to keep nothing.",
     "allow_root": "Give a folder with the scripts that may be run.",
     "grace": f"Give something like {GRACE_SECONDS:g}.",
+    "app": "Give something like main:app.",
 }
 
 __all__ = ["PREFIX", "TABLE", "Settings", "load"]

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ValidationError
 
 from tailrace.errors import StateMoved
 from tailrace.eventlog.contract import Retention
-from tailrace.http import problems
 from tailrace.http.shapes import (
     Appended,
     AppendEvents,
@@ -18,6 +17,7 @@ from tailrace.http.shapes import (
     RunsPage,
     StartRun,
 )
+from tailrace.protocol.problems import document
 from tests.stage import Stage, staged
 from tests.visitor import Visitor
 
@@ -66,7 +66,7 @@ async def test_appended(stage: Stage, visitor: Visitor) -> None:
 
 
 def test_problems() -> None:
-    assert is_whole(Problem, problems.document(StateMoved("Moved.", state="failed")))
+    assert is_whole(Problem, document(StateMoved("Moved.", state="failed")))
 
 
 @pytest.mark.parametrize(

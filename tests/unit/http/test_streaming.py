@@ -61,7 +61,7 @@ async def test_ticks_tell_how_long_it_takes(
 ) -> None:
     run = await stage.written()
     now = BEGAN + 90
-    monkeypatch.setattr("tailrace.http.stream.time.time", lambda: now)
+    monkeypatch.setattr("tailrace.cohort.time.time", lambda: now)
     async with visitor.visit("GET", f"/runs/{run}/events?tick=2") as visit:
         await visit.told(OPENING)
         stage.beat(1.9)
@@ -213,7 +213,7 @@ async def test_a_hosts_own_endpoint_ticks_as_well(
         return response
 
     now = BEGAN
-    monkeypatch.setattr("tailrace.http.stream.time.time", lambda: now)
+    monkeypatch.setattr("tailrace.cohort.time.time", lambda: now)
     async with Visitor(host).visit("GET", "/report?tick=2") as visit:
         await visit.told(OPENING)
         now += 2.5

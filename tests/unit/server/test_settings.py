@@ -83,7 +83,7 @@ def test_an_unknown_key_is_named_with_its_file_and_the_known_ones(tmp_path: Path
         load({"config": config}, {})
     assert "'prot'" in str(caught.value)
     assert str(config) in str(caught.value)
-    assert caught.value.fix == "The settings are host, port, log, allow_root, grace."
+    assert caught.value.fix == "The settings are host, port, log, allow_root, grace, app."
 
 
 @pytest.mark.parametrize("text", ["[sever]\nport = 1\n", "port = 1\n", "server = 4\n"])

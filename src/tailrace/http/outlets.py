@@ -1,0 +1,197 @@
+"""The two ways to send: through ASGI, and, where the server offers it, to the socket itself.
+
+Through ASGI a send is a coroutine. Where it does nothing but write to a transport it is over
+at its first step, so the hub takes that step itself, and no task is needed for each watcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
+
+from tailrace.http import cut
+from tailrace.http.sockets import Sockets
+from tailrace.outlet import End, Frame, Outlet
+from tailrace.pulse import LEAVE_SECONDS
+
+DIRECT: Final = "tailrace.direct"
+"""The ASGI extension by which a server hands over the socket of a response."""
+
+Headers = list[tuple[bytes, bytes]]
+
+# What asyncio has for tasks that are not its own: middleware may ask, within `send`, which task
+# it is in (`asyncio.timeout` does).
+_enter: Final[Any] = asyncio.tasks._enter_task  # noqa: SLF001 - documented as such
+_leave: Final[Any] = asyncio.tasks._leave_task  # noqa: SLF001
+
+# How often the loop goes round before a server has had its time to say that a response is over.
+_TURNS: Final = 4
+
+
+class Rest:
+    """What is left of a coroutine that was stepped and waits for `awaited`."""
+
+    def __init__(self, coroutine: Generator[Any, Any, Any], awaited: Any) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        awaited = self._awaited
+        go_on: Callable[[Any], Any]
+        while True:
+            try:
+                given = yield awaited
+                go_on = self._coroutine.send
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                given, go_on = error, self._coroutine.throw
+            try:
+                awaited = go_on(given)
+            except StopIteration as end:
+                return end.value
+
+
+def step(awaitable: Awaitable[None]) -> Awaitable[None] | None:
+    """Take an awaitable as far as it comes at once: None if that was all, else the rest."""
+    coroutine: Any = awaitable.__await__()
+    try:
+        awaited = next(coroutine)
+    except StopIteration:
+        return None
+    return Rest(coroutine, awaited)
+
+
+async def begun(send: Send, status: int, headers: Headers, opening: bytes) -> bool:
+    """Send the head of a response and its first bytes; whether both left at once.
+
+    Whoever waits even now, with nothing sent yet, is no plain transport: middleware that hands
+    on by a queue, and that may need a task of its own for each send.
+    """
+    head = step(send({"type": "http.response.start", "status": status, "headers": headers}))
+    if head is not None:
+        await head
+    rest = step(send({"type": "http.response.body", "body": opening, "more_body": True}))
+    if rest is not None:
+        await rest
+    return head is None and rest is None
+
+
+async def opened(  # noqa: PLR0917 - ASGI's three, and the head
+    scope: Scope, receive: Receive, send: Send, status: int, headers: Headers, opening: bytes
+) -> Outlet:
+    """Begin a response, and find the best way for the rest of it."""
+    offer = scope.get("extensions", {}).get(DIRECT)
+    if offer is not None:
+        # What is handed over does not come back for another request (RFC 9112 §9.6).
+        headers = [*headers, (b"connection", b"close")]
+    is_plain = await begun(send, status, headers, opening)
+    descriptor = offer["take"](opening) if offer is not None and is_plain else None
+    if descriptor is not None:
+        return Sockets.here().adopt(descriptor)
+    return AsgiOutlet(scope, receive, send, steps=is_plain)
+
+
+class AsgiOutlet(Outlet):
+    """By the server's `send`. The request's own task waits in `listen` for the client to leave."""
+
+    __slots__ = (
+        "_context", "_is_cancelled", "_is_listening", "_is_over", "_receive", "_scope", "_send",
+        "_steps", "_task",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, steps: bool) -> None:
+        super().__init__()
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._steps = steps
+        self._task: Any = asyncio.current_task()
+        # Middleware may look at its context variables within `send`.
+        self._context = contextvars.copy_context()
+        self._is_over = False
+        self._is_listening = False
+        self._is_cancelled = False
+
+    def push(self, frame: Frame) -> Awaitable[None] | None:
+        """See `outlet.Outlet`."""
+        if self._is_over:
+            return None
+        # The bytes are shared, and not the dict: Starlette's GZip writes into it.
+        message = {
+            "type": "http.response.body",
+            "body": frame.body,
+            "more_body": not frame.is_last,
+        }
+        if not self._steps:
+            return self._send(message)
+        loop = asyncio.get_running_loop()
+        # A cohort that catches up has a task already.
+        is_bare = asyncio.current_task(loop) is None
+        if is_bare:
+            _enter(loop, self._task)
+        try:
+            return self._context.run(step, self._send(message))
+        except OSError:
+            # The server's way to say that the client is gone (granian, hypercorn).
+            self.left()
+        except Exception as error:  # noqa: BLE001 - one response's fault, and the others go on
+            told = {"message": "A response could not be sent", "exception": error}
+            loop.call_exception_handler(told)
+            self.left()
+        finally:
+            if is_bare:
+                _leave(loop, self._task)
+        return None
+
+    async def listen(self) -> None:
+        """Wait until the client has left, or has it all."""
+        if self._is_over:
+            return
+        self._is_listening = True
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except asyncio.CancelledError:
+            if not self._is_cancelled or self._task.uncancel():
+                raise
+        finally:
+            self._is_listening = False
+            # Also where a server, or middleware, raises to say so.
+            self.left()
+
+    def left(self) -> None:
+        """See `outlet.Outlet`."""
+        super().left()
+        self._is_over = True
+        if self._is_listening:
+            self._end(_TURNS)
+
+    def close(self, end: End) -> None:
+        """See `outlet.Outlet`."""
+        if end is End.SHUTDOWN:
+            # What was just sent may wait, in the server, for a client that does not read, and
+            # the server with it.
+            loop = asyncio.get_running_loop()
+            loop.call_later(LEAVE_SECONDS, cut.cut_unless_read, self._scope)
+
+    def cut(self) -> None:
+        """See `outlet.Outlet`."""
+        cut.cut(self._scope, self._receive)
+
+    def _end(self, turns: int) -> None:
+        """Have the request's task go. When a response is over, `receive` says so (ASGI, HTTP
+        connection scope); granian's does not.
+        """
+        if not self._is_listening:
+            return
+        if turns:
+            asyncio.get_running_loop().call_soon(self._end, turns - 1)
+        else:
+            self._is_cancelled = True
+            self._task.cancel()

@@ -1,0 +1,168 @@
+"""Sockets that a server handed over: written to without a task, a transport or a coroutine.
+
+One epoll set tells of clients that leave and of sockets that can be written to again. So a
+watcher that is idle costs one small object and what the kernel keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import struct
+from collections.abc import Awaitable
+from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
+
+from tailrace.outlet import End, Frame, Outlet
+
+_IDLE: Final = getattr(select, "EPOLLIN", 0) | getattr(select, "EPOLLRDHUP", 0)
+_BLOCKED: Final = _IDLE | getattr(select, "EPOLLOUT", 0)
+_GONE: Final = (
+    getattr(select, "EPOLLRDHUP", 0)
+    | getattr(select, "EPOLLHUP", 0)
+    | getattr(select, "EPOLLERR", 0)
+)
+
+# Closing sends a reset, instead of offering for minutes what the client does not read.
+_RESET: Final = struct.pack("ii", 1, 0)
+
+_JUNK_BYTES: Final = 4096
+
+
+class Sockets:
+    """The handed-over sockets of one event loop. Without any it holds no descriptor."""
+
+    _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Sockets]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._outlets: dict[int, SocketOutlet] = {}
+        self._epoll: Any = None
+
+    @classmethod
+    def here(cls) -> Sockets:
+        """Those of the running loop."""
+        loop = asyncio.get_running_loop()
+        found = cls._all.get(loop)
+        if found is None:
+            found = cls._all[loop] = cls()
+        return found
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._outlets)
+
+    def adopt(self, descriptor: int) -> SocketOutlet:
+        """An outlet for a connected socket that does not block. It is closed with the outlet."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._look)
+        self._epoll.register(descriptor, _IDLE)
+        outlet = self._outlets[descriptor] = SocketOutlet(self, descriptor)
+        return outlet
+
+    def wait(self, descriptor: int, *, to_write: bool) -> None:
+        """Have it told when `descriptor` can be written to, or no more."""
+        self._epoll.modify(descriptor, _BLOCKED if to_write else _IDLE)
+
+    def release(self, descriptor: int) -> None:
+        """Let go of it, and close it."""
+        # Not left to its closing: the server may still hold the same connection under
+        # another number, and then it would stay in the set.
+        self._epoll.unregister(descriptor)
+        del self._outlets[descriptor]
+        os.close(descriptor)
+        if not self._outlets:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+
+    def _look(self) -> None:
+        for descriptor, mask in self._epoll.poll(0, 256):
+            outlet = self._outlets.get(descriptor)
+            if outlet is None:
+                continue
+            if mask & _GONE or (mask & _IDLE and not _is_there(descriptor)):
+                outlet.left()
+            elif mask & _BLOCKED:
+                outlet.unblock()
+
+
+def _is_there(descriptor: int) -> bool:
+    """Throw away what a client says after its request; whether it is still there."""
+    try:
+        return bool(os.read(descriptor, _JUNK_BYTES))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+class SocketOutlet(Outlet):
+    """Straight to the socket, framed as chunks of HTTP/1.1."""
+
+    __slots__ = ("_descriptor", "_sockets", "_waiting")
+
+    def __init__(self, sockets: Sockets, descriptor: int) -> None:
+        super().__init__()
+        self._sockets = sockets
+        self._descriptor = descriptor
+        self._waiting: asyncio.Future[None] | None = None
+
+    def push(self, frame: Frame) -> Awaitable[None] | None:
+        """See `outlet.Outlet`."""
+        chunk = frame.chunk
+        try:
+            written = os.write(self._descriptor, chunk)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            self.left()
+            return None
+        if written == len(chunk):
+            return None
+        return self._rest(memoryview(chunk)[written:])
+
+    async def _rest(self, chunk: memoryview) -> None:
+        while self._descriptor >= 0 and chunk:
+            self._waiting = asyncio.get_running_loop().create_future()
+            self._sockets.wait(self._descriptor, to_write=True)
+            await self._waiting
+            if self._descriptor < 0:
+                return
+            self._sockets.wait(self._descriptor, to_write=False)
+            try:
+                chunk = chunk[os.write(self._descriptor, chunk) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.left()
+
+    def unblock(self) -> None:
+        """It can be written to."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def left(self) -> None:
+        """See `outlet.Outlet`."""
+        super().left()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            self._sockets.release(descriptor)
+        self.unblock()
+
+    def close(self, end: End) -> None:
+        """See `outlet.Outlet`. The socket itself is closed by `left`, which follows."""
+        # What is unread at its closing would make it a reset, and cost the client our end.
+        _is_there(self._descriptor)
+
+    def cut(self) -> None:
+        """See `outlet.Outlet`."""
+        with contextlib.suppress(OSError):
+            own = socket.socket(fileno=os.dup(self._descriptor))
+            with own:
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.left()

@@ -1,0 +1,74 @@
+"""The way out to one watcher: a port, because there are two ways to send.
+
+Whoever sends to many makes a `Frame` of the bytes and gives the same one to every outlet.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from enum import StrEnum
+from typing import Protocol
+
+
+class End(StrEnum):
+    """Why a watcher gets nothing more."""
+
+    FINISHED = "finished"
+    LEFT = "left"
+    SHUTDOWN = "shutdown"
+
+
+class Frame:
+    """Bytes for any number of watchers; `is_last` says that nothing follows."""
+
+    __slots__ = ("_chunk", "body", "is_last")
+
+    def __init__(self, body: bytes, *, is_last: bool = False) -> None:
+        self.body = body
+        self.is_last = is_last
+        self._chunk: bytes | None = None
+
+    @property
+    def chunk(self) -> bytes:
+        """As a chunk of HTTP/1.1 (RFC 9112 §7.1), framed once for all."""
+        if self._chunk is None:
+            framed = b"%x\r\n%b\r\n" % (len(self.body), self.body) if self.body else b""
+            self._chunk = framed + b"0\r\n\r\n" if self.is_last else framed
+        return self._chunk
+
+
+class Holder(Protocol):
+    """Who sends to an outlet."""
+
+    def drop(self, outlet: Outlet) -> None:
+        """Send nothing more to it: its watcher has left. Harmless if it was dropped before."""
+
+
+class Outlet(ABC):
+    """One watcher's way out, held by one `holder` at a time."""
+
+    __slots__ = ("holder",)
+
+    def __init__(self) -> None:
+        self.holder: Holder | None = None
+
+    @abstractmethod
+    def push(self, frame: Frame) -> Awaitable[None] | None:
+        """Send at once what can be; None if that was all, or if the watcher has left, otherwise
+        what has to be awaited for the rest, before anything else is pushed.
+        """
+
+    @abstractmethod
+    def close(self, end: End) -> None:
+        """All was sent, the last frame too."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """The watcher does not read: end its connection, whatever is still on the way."""
+
+    def left(self) -> None:
+        """The watcher has left."""
+        holder, self.holder = self.holder, None
+        if holder is not None:
+            holder.drop(self)

@@ -1,0 +1,208 @@
+"""uvicorn's protocol for HTTP, with what streams need: the hand-over of a response's socket, a
+deadline for requests that never end, and a count of everybody who is connected.
+
+uvicorn takes such a class as `http=` (its documented extension point). The hand-over is an ASGI
+extension, `scope["extensions"]["tailrace.direct"]`: once the head and the first bytes of a
+response have left, `take(first_bytes)` answers a descriptor of the connection, and the request
+is over for the server. It answers None whenever anything stands between the two that would be
+passed over: TLS, compression, middleware that changes or holds back what is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tailrace.http.outlets import DIRECT
+from tailrace.http.sockets import Sockets
+
+REQUEST_SECONDS: Final = 20.0
+"""How long the head of a request may take, or BODY_BYTES of its body."""
+
+BODY_BYTES: Final = 8 * 1024
+
+_LOOK_SECONDS: Final = 1.0
+_BUSY: Final = b"503 Service Unavailable", b"The server has as many connections as it takes.\n"
+_LATE: Final = b"408 Request Timeout", b"The request did not come to its end in time.\n"
+
+# The hub's epoll set is Linux's; elsewhere responses are sent through ASGI.
+_IS_OFFERED: Final = sys.platform == "linux"
+
+
+class Patience:
+    """How long each connection of one event loop has owed us the rest of a request.
+
+    In the order in which they began to, so that a look at the first ones is enough.
+    """
+
+    _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Patience]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._since: dict[Protocol, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Patience:
+        """That of an event loop."""
+        found = cls._all.get(loop)
+        if found is None:
+            found = cls._all[loop] = cls()
+        return found
+
+    def begin(self, protocol: Protocol) -> None:
+        """It owes us something, from now on."""
+        self._since.pop(protocol, None)
+        self._since[protocol] = time.monotonic()
+        if self._timer is None:
+            self._timer = protocol.loop.call_later(_LOOK_SECONDS, self.look)
+
+    def end(self, protocol: Protocol) -> None:
+        """It owes us nothing."""
+        self._since.pop(protocol, None)
+
+    def look(self) -> None:
+        """Refuse whoever took too long."""
+        self._timer = None
+        since = time.monotonic() - Protocol.patience
+        for protocol in [one for one, began in self._since.items() if began <= since]:
+            if protocol.flow.read_paused:
+                # It is the app that keeps the client waiting.
+                self.begin(protocol)
+            else:
+                self.end(protocol)
+                protocol.refuse(*_LATE)
+        if self._timer is None and self._since:
+            loop = next(iter(self._since)).loop
+            self._timer = loop.call_later(_LOOK_SECONDS, self.look)
+
+
+class Offer:
+    """The hand-over of one response. It sees what reaches the server of what the app sends, and
+    so whether something in between would be passed over.
+    """
+
+    __slots__ = ("_count", "_cycle", "_encoded", "_last", "_protocol", "_send")
+
+    def __init__(self, protocol: Protocol, cycle: Any) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        self._send: Callable[[Any], Any] = cycle.send
+        self._count = 0
+        self._encoded = False
+        self._last = b""
+
+    async def send(self, message: Any) -> None:
+        """ASGI, on behalf of the request's cycle."""
+        self._count += 1
+        self._last = message.get("body", b"")
+        if message["type"] == "http.response.start":
+            self._encoded = any(name == b"content-encoding" for name, _ in message["headers"])
+        await self._send(message)
+
+    def take(self, sent: bytes) -> int | None:
+        """A descriptor of the connection, now the caller's to close, if head and `sent` are all
+        that has left, and have left as they are; otherwise None.
+        """
+        protocol, cycle = self._protocol, self._cycle
+        transport = protocol.transport
+        if (
+            self._count != 2
+            or self._last != sent
+            or self._encoded
+            or protocol.cycle is not cycle
+            or protocol.pipeline
+            or cycle.more_body
+            or cycle.disconnected
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
+            or transport.get_extra_info("sslcontext") is not None
+        ):
+            return None
+        # A number of our own: the server's is free once it has closed its side, and the next
+        # connection that gets it would be sent this one's events.
+        descriptor = os.dup(transport.get_extra_info("socket").fileno())
+        # Or uvicorn would complain of a response without an end.
+        cycle.disconnected = True
+        protocol.server_state.total_requests += 1
+        transport.abort()
+        return descriptor
+
+
+class Protocol(HttpToolsProtocol):
+    """See the module. `max_connections` counts those that were handed over as well; whoever
+    comes beyond it is answered 503.
+    """
+
+    max_connections: ClassVar[int | None] = None
+    patience: ClassVar[float] = REQUEST_SECONDS
+
+    def connection_made(self, transport: Any) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._body_seen = 0
+        limit = self.max_connections
+        if limit is not None and len(self.connections) + len(Sockets.here()) > limit:
+            self.refuse(*_BUSY)
+        else:
+            Patience.of(self.loop).begin(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        Patience.of(self.loop).end(self)
+        super().connection_lost(exc)
+        # Request, parser and task refer to each other; an idle watcher must not wait for the
+        # collector to be small.
+        self.scope = self.cycle = self.headers = None  # type: ignore[assignment]
+
+    def on_message_begin(self) -> None:
+        """See uvicorn."""
+        super().on_message_begin()
+        Patience.of(self.loop).begin(self)
+
+    def on_headers_complete(self) -> None:
+        """See uvicorn."""
+        scope = self.scope
+        before = self.cycle
+        if _IS_OFFERED:
+            scope["extensions"] = {}
+        super().on_headers_complete()
+        if _IS_OFFERED and self.cycle is not before:
+            offer = Offer(self, self.cycle)
+            self.cycle.send = offer.send  # type: ignore[method-assign]
+            scope["extensions"][DIRECT] = {"take": offer.take}
+
+    def on_body(self, body: bytes) -> None:
+        """See uvicorn."""
+        super().on_body(body)
+        self._body_seen += len(body)
+        if self._body_seen > BODY_BYTES:
+            self._body_seen = 0
+            Patience.of(self.loop).begin(self)
+
+    def on_message_complete(self) -> None:
+        """See uvicorn."""
+        super().on_message_complete()
+        Patience.of(self.loop).end(self)
+
+    def handle_websocket_upgrade(self) -> None:
+        """See uvicorn."""
+        Patience.of(self.loop).end(self)
+        super().handle_websocket_upgrade()
+
+    def refuse(self, status: bytes, said: bytes) -> None:
+        """End the connection, with an answer where none has begun."""
+        if self.cycle is None or not self.cycle.response_started:
+            self.transport.write(
+                b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
+                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(said), said)
+            )
+        self.transport.close()
