@@ -133,9 +133,12 @@ def _find(known: _Known, kind: type) -> Any:
     for task in asyncio.all_tasks():
         coroutine: Any = task.get_coro()
         while coroutine is not None:
-            frame = getattr(coroutine, "cr_frame", None)
-            if frame is not None and frame.f_code.co_name == known.coroutine:
-                found = frame.f_locals.get(known.variable)
+            # The name first: to ask a coroutine for its frame makes one, which stays with it,
+            # and the tasks of watchers are many.
+            code = getattr(coroutine, "cr_code", None)
+            if code is not None and code.co_name == known.coroutine:
+                frame = coroutine.cr_frame
+                found = None if frame is None else frame.f_locals.get(known.variable)
                 if isinstance(found, kind):
                     return found
             coroutine = getattr(coroutine, "cr_await", None)

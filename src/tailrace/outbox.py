@@ -1,16 +1,20 @@
 """A run's pending buffer: emitted events on their way into the log.
 
 `put` is cheap and never awaits. Whatever gathers while one append is under way goes with
-the next, so a busy run needs few commits and an idle one loses no time.
+the next, so a busy run needs few commits and an idle one loses no time. A busy one also
+lingers: a commit, a wake-up and a send for each token of a stream cost four times as much
+as one of them every few milliseconds, which nobody can see.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import sys
 import threading
-from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from tailrace.errors import BufferFull, LogClosed, LogError, RunEnded, TailraceError
@@ -23,7 +27,13 @@ HIGH_WATER_BYTES: Final = 1024 * 1024
 LIMIT_BYTES: Final = 64 * 1024 * 1024
 """Above this, `put` on the event loop, which cannot block, raises BufferFull."""
 
+LINGER_SECONDS: Final = 0.005
+"""How long after its last append a busy run waits with the next."""
+
 _BATCH_BYTES: Final = 4 * 1024 * 1024
+# What `put` compares with: a flush is wanted by any event, or by none.
+_ANY: Final = -1
+_NONE: Final = sys.maxsize
 _RETRY_SECONDS: Final = 0.5
 _REPORT_EVERY: Final = 20
 
@@ -47,22 +57,27 @@ class Outbox:
         self._refused = refused
         self._loop = asyncio.get_running_loop()
         self._home = threading.get_ident()
-        self._pending: deque[Draft] = deque()
-        self._size = 0
-        self._changed = threading.Condition()
-        self._is_scheduled = False
-        self._is_writing = False
+        # Appending to a list is atomic. The loop's own events need no lock: whatever else
+        # touches `_own` happens on the loop as well. Threads change `_theirs` under the lock.
+        self._pending: list[Draft] = []
+        self._own = self._theirs = self._flying = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._blocked = 0
+        # More pending bytes than this, and whoever puts them sees to a flush.
+        self._enough = _ANY
+        self._linger: asyncio.TimerHandle | None = None
+        self._began = -LINGER_SECONDS
+        self._batch: list[Draft] = []
         self._error: TailraceError | None = None
-        self._is_sealed = False
-        # Of all that was ever put, how much is put and how much is committed.
-        self._put = self._kept = 0
+        self._is_shut = False
+        self._kept = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._failures = 0
 
     @property
     def is_high(self) -> bool:
         """Whether producers should wait."""
-        return self._size > HIGH_WATER_BYTES
+        return self._own + self._theirs + self._flying > HIGH_WATER_BYTES
 
     @property
     def is_foreign_thread(self) -> bool:
@@ -74,31 +89,41 @@ class Outbox:
 
         Raises BufferFull, or the error with which the log refused this attempt.
         """
-        is_home = not self.is_foreign_thread
+        if threading.get_ident() != self._home:
+            self._put_from_afar(draft)
+            return
+        if self._is_shut:
+            raise self._error or self._over()
+        if self._own > LIMIT_BYTES:
+            raise BufferFull(
+                f"{self._own:,} bytes of events are waiting to be kept.",
+                fix="Await run.drain() now and then, so that the log can catch up.",
+            )
+        self._pending.append(draft)
+        self._own = size = self._own + len(draft[1])
+        if size > self._enough:
+            self._enough = _NONE
+            self._loop.call_soon(self._go_on)
+
+    def _put_from_afar(self, draft: Draft) -> None:
         with self._changed:
-            if is_home and self._size > LIMIT_BYTES:
-                raise BufferFull(
-                    f"{self._size:,} bytes of events are waiting to be kept.",
-                    fix="Await run.drain() now and then, so that the log can catch up.",
-                )
-            while not is_home and self.is_high and self._error is None and not self._is_sealed:
+            self._blocked += 1
+            while self.is_high and not self._is_shut:
                 self._changed.wait()
-            if self._error is not None or self._is_sealed:
+            self._blocked -= 1
+            if self._is_shut:
                 raise self._error or self._over()
             self._pending.append(draft)
-            self._put += 1
-            self._size += len(draft.data)
-            if self._is_scheduled or self._is_writing:
+            self._theirs += len(draft.data)
+            if self._own + self._theirs <= self._enough:
                 return
-            self._is_scheduled = True
-        if is_home:
-            self._loop.call_soon(self._flush)
-        else:
-            self._loop.call_soon_threadsafe(self._flush)
+            self._enough = _NONE
+        self._loop.call_soon_threadsafe(self._go_on)
 
     async def drain(self) -> None:
         """Wait until everything put so far is committed. Raises what `put` would raise."""
-        mark = self._put
+        with self._changed:
+            mark = self._kept + len(self._batch) + len(self._pending)
         await self._until(lambda: self._kept >= mark)
 
     async def ebb(self) -> None:
@@ -115,6 +140,7 @@ class Outbox:
         while self._error is None and not reached():
             change = self._loop.create_future()
             self._waiting.append(change)
+            self._hurry()
             await change
         if self._error is not None:
             raise self._error
@@ -124,8 +150,9 @@ class Outbox:
         may go on emitting for ever, and the run's end cannot wait for that.
         """
         with self._changed:
-            self._is_sealed = True
+            self._is_shut = True
             self._changed.notify_all()
+        self._hurry()
 
     def _over(self) -> RunEnded:
         return RunEnded(
@@ -136,47 +163,80 @@ class Outbox:
     def close(self, error: TailraceError | None = None) -> None:
         """Take nothing more, and forget what is pending; whoever waits is let go."""
         with self._changed:
+            self._is_shut = True
             self._error = self._error or error or self._over()
             self._pending.clear()
-            self._size = 0
+            self._own = self._theirs = self._flying = 0
             self._changed.notify_all()
+        self._hurry()
         self._let_go()
 
-    def _flush(self) -> None:
-        with self._changed:
-            self._is_scheduled = False
-            if self._is_writing or not self._pending:
-                return
-            batch: list[Draft] = []
-            size = 0
-            while self._pending and size < _BATCH_BYTES:
-                batch.append(self._pending.popleft())
-                size += len(batch[-1].data)
-            self._is_writing = True
-        append = Append(self._run, batch, patch=progressed(batch), fence=self._attempt)
-        future = self._log.append(append)
-        future.add_done_callback(lambda done: self._written(done, batch, size))
+    # --- towards the log, on the loop ------------------------------------------------
 
-    def _written(self, done: asyncio.Future[Commit], batch: list[Draft], size: int) -> None:
+    def _go_on(self) -> None:
+        """Offer what is pending: now, or after a busy run's rest."""
+        rest = self._began + LINGER_SECONDS - monotonic()
+        is_urgent = self._waiting or self._is_shut or self.is_high
+        if rest <= 0 or is_urgent or not self._pending:
+            self._flush()
+        elif not self._batch and self._linger is None:
+            self._linger = self._loop.call_later(rest, self._flush)
+            self._enough = HIGH_WATER_BYTES
+
+    def _hurry(self) -> None:
+        if self._linger is not None:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        if self._batch:
+            # Whatever gathers goes on when it is written.
+            return
+        with self._changed:
+            self._take()
+            if not self._batch:
+                self._enough = _ANY
+                return
+            self._enough = _NONE
+        self._began = monotonic()
+        batch = self._batch
+        append = Append(self._run, batch, patch=progressed(batch), fence=self._attempt)
+        self._log.append(append).add_done_callback(self._written)
+
+    def _take(self) -> None:
+        """Make what is pending the batch, as far as it goes into one."""
+        size = self._own + self._theirs
+        batch, rest = self._pending, []
+        if size > _BATCH_BYTES:
+            sizes = itertools.accumulate(len(draft.data) for draft in batch)
+            count = next(n for n, sum_ in enumerate(sizes, 1) if sum_ >= _BATCH_BYTES)
+            batch, rest = batch[:count], batch[count:]
+        self._flying = size - sum(len(draft.data) for draft in rest)
+        self._own, self._theirs = size - self._flying, 0
+        self._batch, self._pending = batch, rest
+
+    def _written(self, done: asyncio.Future[Commit]) -> None:
         error = None if done.cancelled() else done.exception()
         is_for_good = isinstance(error, LogClosed) or self._error is not None
         if isinstance(error, LogError) and not is_for_good:
-            self._hold(error, batch)
+            self._hold(error)
             return
         self._failures = 0
         with self._changed:
-            self._is_writing = False
-            self._kept += len(batch)
-            self._size = max(0, self._size - size)
-            self._changed.notify_all()
+            self._kept += len(self._batch)
+            self._batch, self._flying = [], 0
+            if self._blocked:
+                self._changed.notify_all()
         if error is not None and self._error is None:
             refusal = error if isinstance(error, TailraceError) else LogError(str(error))
             self.close(refusal)
             self._refused(refusal)
-        self._flush()
+        self._go_on()
         self._let_go()
 
-    def _hold(self, error: LogError, batch: list[Draft]) -> None:
+    def _hold(self, error: LogError) -> None:
         """Keep a batch the log could not write, and offer it again: better a run that
         stands still until there is space than one with a hole.
         """
@@ -184,9 +244,9 @@ class Outbox:
             logger.error("%s waits for its log: %s %s", self._run, error, error.fix)
         self._failures += 1
         with self._changed:
-            self._pending.extendleft(reversed(batch))
-            self._is_writing = False
-            self._is_scheduled = True
+            self._pending = self._batch + self._pending
+            self._own, self._flying = self._own + self._flying, 0
+            self._batch = []
         self._loop.call_later(_RETRY_SECONDS, self._flush)
 
     def _let_go(self) -> None:

@@ -76,7 +76,7 @@ class Pulse:
             return self._press(now, self.blocked_since)
         act = Act.NOTHING
         if self._tick is not None and now - self._ticked_at >= self._tick:
-            self._ticked_at = now
+            self._ticked_at = self._sent_at = now
             act = Act.TICK
         elif now - self._sent_at >= self._heartbeat:
             self._sent_at = now

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from tailrace.errors import LogClosed, RunFailed
 from tailrace.hub import Hub
 from tailrace.outbox import Outbox
+from tailrace.outlet import End
 from tailrace.projections import stream
 from tailrace.protocol import events
 from tailrace.protocol.cursor import LATEST, Cursor, parse
@@ -20,7 +21,6 @@ from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunRecord, snapshot
 from tailrace.protocol.sse import Decoder
 from tailrace.runners.contract import Sink
-from tailrace.subscription import End
 
 Item = TypeVar("Item")
 
@@ -60,7 +60,7 @@ class RunContext(Sink):
         without awaiting `drain()` or `ebb()`; RunEnded if the run was given up; RunCancelled
         once, in a thread, after a request to stop.
         """
-        if self._outbox.is_foreign_thread:
+        if self._stop.is_set() and self._outbox.is_foreign_thread:
             self._tell_once()
         if payload is None:
             payload = fields

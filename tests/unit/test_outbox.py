@@ -152,6 +152,152 @@ async def test_threads_and_the_loop_keep_their_own_order(scene: Scene) -> None:
         assert mine == [f"{name} {number}" for number in range(300)]
 
 
+# --- lingering -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy run would wait for longer than any test."""
+    monkeypatch.setattr(outboxes, "LINGER_SECONDS", 600.0)
+
+
+async def busy(scene: Scene) -> None:
+    """Leave it with one event that lingers."""
+    scene.outbox.put(said(0))
+    await until(lambda: scene.batches == [1])
+    await turns()
+    scene.outbox.put(said(1))
+    await turns(20)
+    assert scene.batches == [1]
+
+
+async def test_a_busy_one_lingers_and_goes_on_by_itself(scene: Scene) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    scene.outbox.put(said(0))
+    await turns()
+    assert scene.batches == [1]
+    for number in range(1, 20):
+        scene.outbox.put(said(number))
+        await turns(2)
+    is_slow_machine = loop.time() - began > outboxes.LINGER_SECONDS
+    assert scene.batches == [1] or is_slow_machine
+    await until(lambda: sum(scene.batches) == 20)
+    assert loop.time() - began >= outboxes.LINGER_SECONDS * 0.9
+    assert len(scene.batches) == 2 or is_slow_machine
+    assert await scene.messages() == [str(number) for number in range(20)]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_one_that_waits_for_a_write_lingers_after_it(scene: Scene) -> None:
+    scene.log.is_held = True
+    scene.outbox.put(said(0))
+    await turns()
+    scene.outbox.put(said(1))
+    scene.log.release()
+    await turns(20)
+    assert scene.batches == [1]
+    scene.outbox.put(said(2))
+    await turns(20)
+    assert scene.batches == [1]
+    await soon(scene.outbox.drain())
+    assert scene.batches == [1, 2]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_drain_does_not_linger(scene: Scene) -> None:
+    for number in range(5):
+        scene.outbox.put(said(number))
+        await soon(scene.outbox.drain())
+    scene.outbox.put(said(5))
+    await turns()
+    assert scene.batches == [1] * 5
+    draining = [asyncio.ensure_future(scene.outbox.drain()) for _ in range(2)]
+    await turns(2)
+    scene.outbox.put(said(6))
+    for one in draining:
+        await soon(one)
+    await soon(scene.outbox.drain())
+    assert await scene.messages() == [str(number) for number in range(7)]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_drain_from_another_loop_does_not_linger(scene: Scene) -> None:
+    await busy(scene)
+    with thread(lambda: asyncio.run(scene.outbox.drain())) as running:
+        await until(lambda: not running.is_alive())
+    assert scene.batches == [1, 1]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_seal_does_not_linger(scene: Scene) -> None:
+    await busy(scene)
+    scene.outbox.seal()
+    await until(lambda: scene.batches == [1, 1])
+    await soon(scene.outbox.drain())
+    assert await scene.messages() == ["0", "1"]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_what_was_put_during_a_write_does_not_linger_when_sealed(scene: Scene) -> None:
+    scene.log.is_held = True
+    scene.outbox.put(said(0))
+    await turns()
+    scene.outbox.put(said(1))
+    scene.outbox.seal()
+    scene.log.release()
+    await until(lambda: scene.batches == [1, 1])
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_full_buffer_does_not_linger(scene: Scene) -> None:
+    await busy(scene)
+    while not scene.outbox.is_high:
+        scene.outbox.put(Draft("log", LARGE))
+    await soon(scene.outbox.ebb())
+    assert scene.batches[0] == 1
+    assert len(scene.batches) == 2
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_thread_that_fills_the_buffer_does_not_linger(scene: Scene) -> None:
+    await busy(scene)
+    count = 0
+
+    def work() -> None:
+        nonlocal count
+        for _ in range(40):
+            scene.outbox.put(Draft("log", LARGE))
+            count += 1
+
+    with thread(work):
+        await until(lambda: count == 40)
+    await soon(scene.outbox.drain())
+    assert len(await kept(scene.log, scene.run)) == 42
+
+
+@pytest.mark.usefixtures("patient")
+async def test_nothing_is_left_of_one_that_was_closed(scene: Scene) -> None:
+    await busy(scene)
+    scene.outbox.close()
+    await turns(20)
+    assert scene.batches == [1]
+    assert scene.outbox._linger is None
+
+
+async def test_after_its_rest_it_offers_at_the_next_turn_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(outboxes, "monotonic", lambda: now)
+    for number in range(1, 5):
+        now += outboxes.LINGER_SECONDS * 1.01
+        scene.outbox.put(said(number))
+        await asyncio.sleep(0)
+        assert scene.batches == [1] * number
+        await turns()
+
+
 # --- back-pressure ---------------------------------------------------------------------
 
 

@@ -60,18 +60,19 @@ class Append:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a column that may not be patched."""
-        if not self.patch.keys() <= PATCHABLE:
+        if self.patch and not self.patch.keys() <= PATCHABLE:
             raise ValueError(f"{sorted(self.patch.keys() - PATCHABLE)} cannot be patched")
 
 
 def progressed(drafts: Sequence[Draft]) -> dict[str, Any]:
     """The patch that keeps the snapshot's progress with the events that tell of it."""
-    newest = next((draft.data for draft in reversed(drafts) if draft.type == PROGRESS), None)
-    return {} if newest is None else {"progress": newest}
+    for type_, data in reversed(drafts):
+        if type_ == PROGRESS:
+            return {"progress": data}
+    return {}
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """What became of an append: events `first`..`last` of the run are durable.
 
     `first` > `last` where nothing was new: no drafts, or a producer's repetition.

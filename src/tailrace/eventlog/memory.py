@@ -10,8 +10,7 @@ import bisect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from tailrace.errors import LogClosed, RunActive, RunUnknown, TailraceError
@@ -26,17 +25,58 @@ from tailrace.eventlog.contract import (
 )
 from tailrace.eventlog.retention import Ended, Stretch, crowded, expired, trimmed
 from tailrace.protocol.blocks import Block, pack
+from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord
 
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
-@dataclass(slots=True)
 class _Kept:
-    run: RunRecord
-    blocks: list[Block] = field(default_factory=list)
-    producers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """A run and its events. What changes with each append stands in fields of its own, and
+    becomes a record when somebody asks for it: a record has too many columns to be made
+    anew for each append.
+    """
+
+    _run: RunRecord
+    _changes: dict[str, Any]
+    state: State
+    attempt: int
+    first: int
+    last: int
+    size: int
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.blocks: list[Block] = []
+        self.producers: dict[str, tuple[int, int]] = {}
+
+    @property
+    def run(self) -> RunRecord:
+        """The snapshot."""
+        run, state = self._run, self.state
+        place = {"first_seq": self.first, "last_seq": self.last, "size": self.size}
+        if self._changes or state is not run.state or self.last != run.last_seq:
+            self._run = run.with_(state=state, **place, **self._changes)
+            self._changes = {}
+        return self._run
+
+    @run.setter
+    def run(self, run: RunRecord) -> None:
+        self._run = run
+        self._changes = {}
+        self.state, self.attempt = run.state, run.attempt
+        self.first, self.last, self.size = run.first_seq, run.last_seq, run.size
+
+    @property
+    def fixed(self) -> RunRecord:
+        """The snapshot as far as it never changes."""
+        return self._run
+
+    def change(self, **columns: Any) -> None:
+        """Set columns."""
+        self._changes.update(columns)
+        self.attempt = columns.get("attempt", self.attempt)
 
 
 class MemoryLog:
@@ -105,7 +145,7 @@ class MemoryLog:
     async def read(self, run: str, after: int, limit: int = READ_BYTES) -> list[Block]:
         """See the contract."""
         kept = self._kept.get(run)
-        if kept is None or after >= kept.run.last_seq:
+        if kept is None or after >= kept.last:
             return []
         found: list[Block] = []
         size = 0
@@ -136,16 +176,15 @@ class MemoryLog:
         self._check_open()
         for run in runs:
             if run in self._kept:
-                kept = self._kept[run]
-                kept.run = kept.run.with_(watched_at=at)
+                self._kept[run].change(watched_at=at)
 
     async def sweep(self, at: float) -> int:
         """See the contract."""
         self._check_open()
         ended = [
-            Ended(k.run.id, k.run.ended_at, k.run.size)
-            for k in self._kept.values()
-            if k.run.ended_at is not None
+            Ended(run.id, run.ended_at, run.size)
+            for run in (kept.run for kept in self._kept.values())
+            if run.ended_at is not None
         ]
         gone = expired(self._retention, ended, at)
         for run in gone:
@@ -181,39 +220,42 @@ class MemoryLog:
         return run
 
     def _append(self, append: Append) -> Commit:
-        known = self._kept.get(append.run)
+        kept = self._kept.get(append.run)
         producer = append.producer
-        position = known.producers.get(producer.id) if known and producer else None
-        standing = None if known is None else Standing(known.run.state, known.run.attempt)
+        position = kept.producers.get(producer.id) if kept and producer else None
+        standing = None if kept is None else Standing(kept.state, kept.attempt)
         drafts = admit(standing, append, position)
         kept = self._kept[append.run]
-        run = kept.run
+        first, last = kept.last + 1, kept.last + len(drafts)
         if append.drafts and not drafts:
-            return Commit(run.id, run.last_seq + 1, run.last_seq, run.state)
-        first, last = run.last_seq + 1, run.last_seq + len(drafts)
-        state = run.state if append.move is None else append.move[1]
-        if producer is not None and drafts:
-            reached = producer.seq + len(append.drafts) - 1
-            kept.producers[producer.id] = (producer.epoch, reached)
+            return Commit(append.run, first, last, kept.state)
         if drafts:
-            block = Block(run.id, first, last, pack(first, drafts, run.epoch), run.epoch)
+            epoch = kept.fixed.epoch
+            block = Block(append.run, first, last, pack(first, drafts, epoch), epoch)
             kept.blocks.append(block)
-            run = run.with_(last_seq=last, size=run.size + len(block.wire))
-        kept.run = run.with_(state=state, **append.patch)
-        if crowded(self._retention, last - run.first_seq + 1, run.size):
+            kept.last = last
+            kept.size += len(block.wire)
+            if producer is not None:
+                reached = producer.seq + len(append.drafts) - 1
+                kept.producers[producer.id] = (producer.epoch, reached)
+        if append.move is not None:
+            kept.state = append.move[1]
+        if append.patch:
+            kept.change(**append.patch)
+        if crowded(self._retention, last - kept.first + 1, kept.size):
             self._trim(kept)
-        if run.id in self._heads:
-            self._tell(run.id)
-        return Commit(run.id, first, last, state)
+        if append.run in self._heads:
+            self._tell(append.run)
+        return Commit(append.run, first, last, kept.state)
 
     def _trim(self, kept: _Kept) -> None:
         stretches = [Stretch(b.first, b.last, len(b.wire)) for b in kept.blocks]
-        first, dropped = trimmed(self._retention, stretches, kept.run.size)
+        first, dropped = trimmed(self._retention, stretches, kept.size)
         kept.blocks = [block for block in kept.blocks if block.first >= first]
-        kept.run = kept.run.with_(first_seq=first, size=kept.run.size - dropped)
+        kept.first, kept.size = first, kept.size - dropped
 
     def _drop(self, run: str) -> None:
-        gone = self._kept.pop(run).run
+        gone = self._kept.pop(run).fixed
         if gone.key is not None:
             del self._keys[gone.principal, gone.key]
 
@@ -221,15 +263,22 @@ class MemoryLog:
         """Tell of everything since the last time, so that whoever comes first tells it."""
         kept = self._kept.get(run)
         head = self._heads.get(run)
-        if kept is None or head is None or kept.run.last_seq <= head:
+        if kept is None or head is None or kept.last <= head:
             return
-        self._heads[run] = kept.run.last_seq
+        self._heads[run] = kept.last
+        if kept.blocks and kept.blocks[-1].first == head + 1:
+            # As a rule: only what came last is untold.
+            self._hear(kept.blocks[-1])
+            return
         start = bisect.bisect_right(kept.blocks, head, key=lambda block: block.last)
         for block in kept.blocks[start:]:
-            if self._listener is None:
-                return
-            try:
-                self._listener(block.after(head))
-            except Exception as error:  # noqa: BLE001 - the append it hears of has happened
-                context = {"message": "A log's listener failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+            self._hear(block.after(head))
+
+    def _hear(self, block: Block) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener(block)
+        except Exception as error:  # noqa: BLE001 - the append it hears of has happened
+            context = {"message": "A log's listener failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)

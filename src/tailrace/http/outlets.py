@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from tailrace.http import cut
 from tailrace.http.sockets import Sockets
@@ -32,12 +32,24 @@ _leave: Final[Any] = asyncio.tasks._leave_task  # noqa: SLF001
 _TURNS: Final = 4
 
 
-class Rest:
-    """What is left of a coroutine that was stepped and waits for `awaited`."""
+def _call(function: Callable[[Any], Any], given: Any) -> Any:
+    return function(given)
 
-    def __init__(self, coroutine: Generator[Any, Any, Any], awaited: Any) -> None:
+
+class Rest:
+    """What is left of a coroutine that was stepped and waits for `awaited`. Whoever awaits it,
+    it goes on in its own context.
+    """
+
+    def __init__(
+        self,
+        coroutine: Generator[Any, Any, Any],
+        awaited: Any,
+        context: contextvars.Context | None = None,
+    ) -> None:
         self._coroutine = coroutine
         self._awaited = awaited
+        self._run = _call if context is None else context.run
 
     def __await__(self) -> Generator[Any, Any, Any]:
         awaited = self._awaited
@@ -52,19 +64,21 @@ class Rest:
             except BaseException as error:  # noqa: BLE001 - it is the coroutine's
                 given, go_on = error, self._coroutine.throw
             try:
-                awaited = go_on(given)
+                awaited = self._run(go_on, given)
             except StopIteration as end:
                 return end.value
 
 
-def step(awaitable: Awaitable[None]) -> Awaitable[None] | None:
+def step(
+    awaitable: Awaitable[None], context: contextvars.Context | None = None
+) -> Awaitable[None] | None:
     """Take an awaitable as far as it comes at once: None if that was all, else the rest."""
     coroutine: Any = awaitable.__await__()
     try:
-        awaited = next(coroutine)
+        awaited = next(coroutine) if context is None else context.run(next, coroutine)
     except StopIteration:
         return None
-    return Rest(coroutine, awaited)
+    return Rest(coroutine, awaited, context)
 
 
 async def begun(send: Send, status: int, headers: Headers, opening: bytes) -> bool:
@@ -129,14 +143,14 @@ class AsgiOutlet(Outlet):
             "more_body": not frame.is_last,
         }
         if not self._steps:
-            return self._send(message)
+            return self._sent(message)
         loop = asyncio.get_running_loop()
         # A cohort that catches up has a task already.
         is_bare = asyncio.current_task(loop) is None
         if is_bare:
             _enter(loop, self._task)
         try:
-            return self._context.run(step, self._send(message))
+            return step(self._send(message), self._context)
         except OSError:
             # The server's way to say that the client is gone (granian, hypercorn).
             self.left()
@@ -148,6 +162,11 @@ class AsgiOutlet(Outlet):
             if is_bare:
                 _leave(loop, self._task)
         return None
+
+    async def _sent(self, message: Message) -> None:
+        rest = step(self._send(message), self._context)
+        if rest is not None:
+            await rest
 
     async def listen(self) -> None:
         """Wait until the client has left, or has it all."""

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import InputInvalid, RunActive, RunUnknown
@@ -62,21 +63,26 @@ def shortcuts(engine: Engine) -> list[Route]:
     (who may come in) hang on FastAPI's routes.
     """
     face = _Runs(engine)
-    return [
-        _shortcut("/runs/{run}/events", face.watch),
-    ]
+    watching = Route("/runs/{run}/events", _Shortcut(face.watch), include_in_schema=False)
+    # Not HEAD: who asks for a head of what has no end is told that it is not to be had.
+    watching.methods = {"GET"}
+    return [watching]
 
 
-def _shortcut(path: str, answered: Callable[[Request, str], Awaitable[Response]]) -> Route:
-    handle = problems.guarded(lambda request: answered(request, request.path_params["run"]))
+class _Shortcut:
+    """An ASGI app of one endpoint. Nothing of the request is kept while its answer goes on:
+    behind a server that hands no sockets over it may go on for hours, for each of thousands.
+    """
 
-    async def endpoint(request: Request) -> Response:
-        return await handle(request)
+    def __init__(self, endpoint: Callable[[Request, str], Awaitable[Response]]) -> None:
+        self._answered = problems.guarded(
+            lambda request: endpoint(request, request.path_params["run"])
+        )
 
-    route = Route(path, endpoint, methods=["GET"], include_in_schema=False)
-    # Starlette's addition. Who asks for a head of what has no end is told that it is not to be had.
-    route.methods = {"GET"}
-    return route
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        response = await self._answered(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def prefix(request: Request) -> str:

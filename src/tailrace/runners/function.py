@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from enum import StrEnum
+from time import monotonic
 from typing import Any, Final, cast
 
 import orjson
@@ -19,6 +20,12 @@ from tailrace.protocol import events
 from tailrace.runners.contract import Sink
 
 logger = logging.getLogger("tailrace.function")
+
+TURN_SECONDS: Final = 0.005
+"""How long a generator that never waits may hold the event loop."""
+
+# A bound of what comes on top of a full buffer, which that of an event's bytes makes 4 MiB.
+_EBB_ITEMS: Final = 16
 
 Call = Callable[[], Any]
 """A function with its arguments bound."""
@@ -74,12 +81,19 @@ async def _function(call: Call, sink: Sink, name: str) -> Any:
 async def _async_generator(call: Call, sink: Sink, name: str) -> Any:
     del name
     items = cast("AsyncIterator[Any]", call())
+    taken, turn = 0, monotonic()
     async with contextlib.aclosing(items):  # type: ignore[type-var]
         async for item in items:
             yielded(sink, item)
-            await sink.ebb()
-            # An item that was there at once must not keep the loop from everybody else.
-            await asyncio.sleep(0)
+            taken += 1
+            # What is there at once is taken at once, but it must not keep the loop from
+            # everybody else, nor fill the buffer.
+            if taken % _EBB_ITEMS == 0:
+                await sink.ebb()
+            if monotonic() - turn > TURN_SECONDS:
+                await sink.ebb()
+                await asyncio.sleep(0)
+                turn = monotonic()
 
 
 async def _generator(call: Call, sink: Sink, name: str) -> Any:
@@ -188,9 +202,11 @@ def yielded(sink: Sink, item: Any) -> None:
 
 
 def _recognised(item: Any) -> tuple[str, Any] | None:
+    if isinstance(item, str):
+        return events.MESSAGE, item
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
         return item
-    if isinstance(item, Mapping) and "data" in item and item.keys() <= _SSE_KEYS:
+    if isinstance(item, dict | Mapping) and "data" in item and item.keys() <= _SSE_KEYS:
         return item.get("event") or events.MESSAGE, _parsed(item["data"])
     if type(item).__name__ == "ServerSentEvent" and hasattr(item, "data"):
         raw = getattr(item, "raw_data", None)  # fastapi.sse: text that is not to be encoded

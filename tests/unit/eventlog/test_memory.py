@@ -75,3 +75,17 @@ async def test_no_listener_is_no_trouble() -> None:
         await asyncio.sleep(0)
         await log.forget(run)
         log.unfollow(run)
+
+
+async def test_a_snapshot_is_made_when_it_is_asked_for() -> None:
+    async with using(MemoryLog()) as log:
+        run = await started(log)
+        await log.append(Append(run, logs(2), patch={"progress": b"1"}))
+        await log.append(Append(run, logs(1), patch={"attempt": 4}))
+        one = await record(log, run)
+        assert (one.last_seq, one.progress, one.attempt) == (3, b"1", 4)
+        assert one.size == sum(len(block.wire) for block in await log.read(run, 0))
+        assert await log.get(run) is one
+        await log.touch([run], 5.0)
+        other = await record(log, run)
+        assert (other.watched_at, other.progress, one.watched_at) == (5.0, b"1", None)

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import datetime as dt
 import enum
+import threading
 import types
 import uuid
 from typing import Any
@@ -236,6 +237,50 @@ def test_stored_json_is_read() -> None:
     assert loads(to_json({"a": (1, 2)})) == {"a": [1, 2]}
 
 
+def test_a_stamp_that_was_read_is_written_as_it_was() -> None:
+    for number in range(1_795_166_400_000, 1_795_166_403_000):
+        text = stamp(number / 1000)
+        assert text.endswith(f"{number % 1000:03}Z")
+        assert stamp(seconds(text) or 0.0) == text
+
+
+def test_threads_stamp_with_their_own_time() -> None:
+    """The latest stamp is kept for all of them."""
+    wrong: list[str] = []
+
+    def work(start: float) -> None:
+        for number in range(3000):
+            at = start + number % 7 / 1000
+            told = orjson.loads(draft("log", {}, at).data)["timestamp"]
+            if told != f"{base(start)}.{number % 7:03}Z" or stamp(at) != told:
+                wrong.append(told)
+
+    def base(start: float) -> str:
+        return dt.datetime.fromtimestamp(start, dt.UTC).isoformat()[:-6]
+
+    threads = [threading.Thread(target=work, args=(1e9 + n * 1000.0,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_no_number_of_types_is_remembered_for_ever() -> None:
+    for number in range(3 * events._KNOWN_TYPES):
+        assert emitted(f"t{number}", {}, AT).type == f"t{number}"
+        assert draft(f"d{number}", {}, AT).type == f"d{number}"
+    assert len(events._emittable) <= events._KNOWN_TYPES
+    assert len(events._good) <= events._KNOWN_TYPES
+    with pytest.raises(EventInvalid):
+        emitted("complete", {}, AT)
+
+
 def test_drafts_are_values() -> None:
     assert Draft("log", b"{}") == Draft("log", b"{}")
     assert len({Draft("log", b"{}"), Draft("log", b"{}")}) == 1
+    with pytest.raises(AttributeError):
+        Draft("log", b"{}").type = "other"  # type: ignore[misc]
+    assert repr(emitted("log", {"timestamp": 1}, AT)) == (
+        "Draft(type='log', data=b'{\"timestamp\":1}')"
+    )

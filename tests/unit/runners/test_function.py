@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -164,14 +165,42 @@ async def test_an_async_generator_tells_what_it_yields(sink: Notes) -> None:
     assert await ran(numbers, sink) is None
     assert sink.told == [("message", 0), ("message", 1), ("message", 2)]
     assert seen == [1, 2, 3], "each was told before the next was asked for"
-    assert sink.ebbs == 3
 
 
-async def test_an_async_generator_that_never_waits_lets_others_go_on(sink: Notes) -> None:
-    others = 0
+async def test_what_an_async_generator_has_at_once_is_taken_at_once(sink: Notes) -> None:
+    seen: list[int] = []
 
     async def numbers() -> AsyncIterator[int]:
+        for number in range(10):
+            yield number
+        await asyncio.sleep(0)
+        for number in range(10):
+            yield number
+
+    async def look() -> None:
+        while True:
+            seen.append(len(sink.told))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    began = time.monotonic()
+    await ran(numbers, sink)
+    looking.cancel()
+    if time.monotonic() - began < function.TURN_SECONDS:
+        assert set(seen) <= {0, 10, 20}
+    assert len(sink.told) == 20
+
+
+async def test_an_async_generator_that_never_waits_lets_others_go_on(
+    sink: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others, now = 0, 0.0
+    monkeypatch.setattr(function, "monotonic", lambda: now)
+
+    async def numbers() -> AsyncIterator[int]:
+        nonlocal now
         for number in range(50):
+            now += function.TURN_SECONDS / 4.5
             yield number
 
     async def count() -> None:
@@ -183,7 +212,16 @@ async def test_an_async_generator_that_never_waits_lets_others_go_on(sink: Notes
     counting = asyncio.create_task(count())
     await ran(numbers, sink)
     counting.cancel()
-    assert others >= 50
+    assert 10 <= others <= 12, "a turn for everybody else whenever its own is over"
+
+
+async def test_an_async_generator_heeds_the_ebb(sink: Notes) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(160):
+            yield number
+
+    await ran(numbers, sink)
+    assert sink.ebbs >= 10
 
 
 async def test_a_coroutine_behind_a_careless_decorator(sink: Notes) -> None:

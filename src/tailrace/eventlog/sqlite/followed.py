@@ -10,21 +10,16 @@ import contextlib
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final
 
 from tailrace.errors import LogCorrupt
-from tailrace.eventlog.contract import READ_BYTES, Commit
+from tailrace.eventlog.contract import READ_BYTES
 from tailrace.eventlog.sqlite import schema
+from tailrace.eventlog.sqlite.ledger import Appended
 from tailrace.eventlog.sqlite.writer import Settle, Verdict
 from tailrace.protocol.blocks import Block
 
-
-class Appended(NamedTuple):
-    """What an append did, and the blocks to tell of once it is committed."""
-
-    commit: Commit
-    blocks: Sequence[Block] = ()
-
+_ASKED: Final = 500
 
 Tell = Callable[[Sequence[Block], Sequence[tuple[Settle, Verdict]]], None]
 
@@ -63,8 +58,8 @@ class Followed:
 
     def deliver(self, outcomes: Sequence[tuple[Settle, Verdict]]) -> None:
         """After the commit, and never before it: seen means kept."""
-        appended = (outcome for _, outcome in outcomes if isinstance(outcome, Appended))
-        blocks = [block for outcome in appended for block in outcome.blocks]
+        appended = (outcome.block for _, outcome in outcomes if isinstance(outcome, Appended))
+        blocks = [block for block in appended if block is not None] if self._heads else []
         self._tell(self._untold(blocks), outcomes)
 
     def look_around(self, connection: sqlite3.Connection) -> None:
@@ -72,13 +67,29 @@ class Followed:
         self._tell_news(connection, list(self._heads))
 
     def _tell_news(self, connection: sqlite3.Connection, runs: Sequence[str]) -> None:
-        for run in runs:
+        for run in self._moved(connection, runs):
             # One run's damage must not cost the others their wake-up. Nothing is hidden by
             # it: whoever reads the run is told.
             with contextlib.suppress(LogCorrupt, sqlite3.DatabaseError):
                 blocks = self._untold(self._news(connection, run))
                 if blocks:
                     self._tell(blocks, ())
+
+    def _moved(self, connection: sqlite3.Connection, runs: Sequence[str]) -> Sequence[str]:
+        """Which of `runs` may have news: one question for many, because with each commit of
+        another process most of them have none.
+        """
+        moved: list[str] = []
+        try:
+            for some in (runs[at : at + _ASKED] for at in range(0, len(runs), _ASKED)):
+                marks = ", ".join("?" * len(some))
+                sql = f"SELECT id, last_seq FROM runs WHERE id IN ({marks})"
+                heads = connection.execute(sql, some).fetchall()
+                moved += [run for run, head in heads if head > self._heads[run]]
+        except sqlite3.DatabaseError:
+            # Damage somewhere: each of them alone, so that only those that have it suffer.
+            return runs
+        return moved
 
     def _news(self, connection: sqlite3.Connection, run: str) -> Sequence[Block]:
         try:

@@ -27,20 +27,17 @@ from tailrace.eventlog.contract import (
     Commit,
     Listener,
     Retention,
-    Standing,
-    admit,
 )
-from tailrace.eventlog.retention import crowded
 from tailrace.eventlog.sqlite import erasure, schema
-from tailrace.eventlog.sqlite.followed import Appended, Followed
+from tailrace.eventlog.sqlite.followed import Followed
+from tailrace.eventlog.sqlite.ledger import Appended, Ledger
 from tailrace.eventlog.sqlite.liveness import Liveness
 from tailrace.eventlog.sqlite.writer import Job, Settle, Verdict, Writer
-from tailrace.protocol.blocks import Block, pack
-from tailrace.protocol.lifecycle import TERMINAL, State
+from tailrace.protocol.blocks import Block
+from tailrace.protocol.lifecycle import TERMINAL
 from tailrace.protocol.runs import RunQuery, RunRecord
 
 _Made = TypeVar("_Made")
-_Outcome = TypeVar("_Outcome")
 
 READERS: Final = 4
 _ACTIVE: Final = "r.ended_at IS NULL AND r.state NOT IN ({})".format(
@@ -49,12 +46,15 @@ _ACTIVE: Final = "r.ended_at IS NULL AND r.state NOT IN ({})".format(
 """`ended_at` chooses the index, the state decides."""
 
 
-def _same(outcome: Any) -> Any:
-    return outcome
-
-
-def _commit_of(outcome: Appended) -> Commit:
-    return outcome.commit
+def _settle(future: asyncio.Future[Any], outcome: Verdict) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Appended):
+        future.set_result(outcome.commit)
+    elif isinstance(outcome, TailraceError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class SqliteLog:
@@ -78,7 +78,7 @@ class SqliteLog:
 
     def _make_writer(self) -> None:
         self._followed = Followed(self._tell)
-        self._writer = Writer(self._path, self._followed)
+        self._writer = Writer(self._path, self._followed, Ledger(self._retention))
 
     @property
     def worker(self) -> str:
@@ -153,7 +153,7 @@ class SqliteLog:
 
     def append(self, append: Append) -> asyncio.Future[Commit]:
         """See the contract."""
-        return self._submit(partial(self._append, append=append), _commit_of)
+        return self._submit(append)
 
     async def get(self, run: str) -> RunRecord | None:
         """See the contract."""
@@ -208,13 +208,9 @@ class SqliteLog:
 
     # --- towards the threads ---------------------------------------------------------
 
-    def _submit(
-        self,
-        act: Callable[[sqlite3.Connection], _Outcome],
-        unwrap: Callable[[_Outcome], _Made] = _same,
-    ) -> asyncio.Future[_Made]:
+    def _submit(self, act: Append | Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Made] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         if loop is not self._loop and self._pool is not None:
             future.set_exception(
                 LogClosed(
@@ -223,17 +219,8 @@ class SqliteLog:
                 )
             )
             return future
-
-        def settle(outcome: Verdict) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, TailraceError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(unwrap(outcome))
-
         try:
-            self._writer.submit(Job(act, settle))
+            self._writer.submit(Job(act, partial(_settle, future)))
         except LogClosed as error:
             future.set_exception(error)
         return future
@@ -271,52 +258,6 @@ class SqliteLog:
             # Whatever became of the listener, the appends have happened.
             for settle, outcome in outcomes:
                 settle(outcome)
-
-    def _append(self, connection: sqlite3.Connection, append: Append) -> Appended:
-        row = connection.execute(
-            "SELECT ordinal, state, attempt, first_seq, last_seq, size, epoch "
-            "FROM runs WHERE id = ?",
-            (append.run,),
-        ).fetchone()
-        ordinal, state, attempt, kept_from, head, size, epoch = row or (0, "queued", 0, 1, 0, 0, 0)
-        producer = append.producer
-        position: tuple[int, int] | None = None
-        if producer is not None:
-            position = connection.execute(
-                "SELECT epoch, seq FROM producers WHERE run = ? AND id = ?",
-                (ordinal, producer.id),
-            ).fetchone()
-        standing = Standing(State(state), attempt) if row else None
-        drafts = admit(standing, append, position)
-        if append.drafts and not drafts:
-            return Appended(Commit(append.run, head + 1, head, State(state)))
-
-        first, last = head + 1, head + len(drafts)
-        moved = State(state) if append.move is None else append.move[1]
-        blocks: list[Block] = []
-        if drafts:
-            wire = pack(first, drafts, epoch)
-            size += len(wire)
-            at = schema.key(ordinal, last)
-            total = schema.checksum(at, first, epoch, wire)
-            connection.execute(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", (at, first, epoch, total, wire)
-            )
-            blocks.append(Block(append.run, first, last, wire, epoch))
-        if producer is not None and drafts:
-            connection.execute(
-                "INSERT OR REPLACE INTO producers VALUES (?, ?, ?, ?)",
-                (ordinal, producer.id, producer.epoch, producer.seq + len(append.drafts) - 1),
-            )
-        if crowded(self._retention, last - kept_from + 1, size):
-            kept_from, size = erasure.trim(connection, self._retention, ordinal, last, size)
-        names = "".join(f", {name} = ?" for name in append.patch)
-        connection.execute(
-            f"UPDATE runs SET first_seq = ?, last_seq = ?, size = ?, state = ?{names} "
-            "WHERE ordinal = ?",
-            (kept_from, last, size, moved.value, *append.patch.values(), ordinal),
-        )
-        return Appended(Commit(append.run, first, last, moved), blocks)
 
 
 def _create(connection: sqlite3.Connection, run: RunRecord) -> RunRecord:

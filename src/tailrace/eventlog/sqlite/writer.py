@@ -10,14 +10,14 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from tailrace.errors import LogClosed, TailraceError
+from tailrace.eventlog.contract import Append
 from tailrace.eventlog.sqlite import schema
+from tailrace.eventlog.sqlite.ledger import Ledger
 
 POLL_SECONDS: Final = 0.025
 """How often commits of other processes are looked for while a run is followed:
@@ -30,15 +30,14 @@ Verdict = Any
 Settle = Callable[[Verdict], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Something to do inside a transaction.
+class Job(NamedTuple):
+    """Something to do inside a transaction: an append, or anything else.
 
     `act` must refuse (raise a TailraceError) before it writes, so that a refusal leaves
     nothing behind in the shared transaction.
     """
 
-    act: Callable[[sqlite3.Connection], Verdict]
+    act: Append | Callable[[sqlite3.Connection], Verdict]
     settle: Settle
 
 
@@ -62,10 +61,12 @@ class Lookout(Protocol):
 class Writer:
     """The writer thread. Everything but its own loop is called on the event loop's."""
 
-    def __init__(self, path: Path, lookout: Lookout) -> None:
+    def __init__(self, path: Path, lookout: Lookout, ledger: Ledger) -> None:
         self._path = path
         self._lookout = lookout
-        self._jobs: deque[Job] = deque()
+        self._ledger = ledger
+        self._jobs: list[Job] = []
+        self._queue = threading.Lock()
         self._wake = threading.Event()
         self._is_open = False
         self._connection: sqlite3.Connection | None = None
@@ -88,8 +89,12 @@ class Writer:
         """Queue a job. Raises LogClosed."""
         if not self._is_open:
             raise LogClosed("The event log is closed.", fix="Open it, or start the engine.")
-        self._jobs.append(job)
-        self._wake.set()
+        with self._queue:
+            self._jobs.append(job)
+            is_first = len(self._jobs) == 1
+        # Whoever came before has woken the thread, and it has not looked yet.
+        if is_first:
+            self._wake.set()
 
     def nudge(self) -> None:
         """Have the lookout heed what it was asked for."""
@@ -116,7 +121,8 @@ class Writer:
                 self._look(self._lookout.heed)
             # Before the jobs are taken: what was submitted before `stop` is then among them.
             is_open = self._is_open
-            group = [self._jobs.popleft() for _ in range(len(self._jobs))]
+            with self._queue:
+                group, self._jobs = self._jobs, []
             if group:
                 self._lookout.deliver(self._commit(group))
             if not is_open:
@@ -158,16 +164,29 @@ class Writer:
         outcomes: list[tuple[Settle, Verdict]] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job in group:
+            self._ledger.begin(connection)
+            for act, settle in group:
                 try:
-                    outcomes.append((job.settle, job.act(connection)))
+                    verdict = self._do(act, connection)
                 except TailraceError as refusal:
-                    outcomes.append((job.settle, refusal))
+                    verdict = refusal
+                outcomes.append((settle, verdict))
+            self._ledger.write(connection)
             connection.execute("COMMIT")
         except BaseException as error:
             self._undo(connection, error)
             raise
         return outcomes
+
+    def _do(
+        self, act: Append | Callable[[sqlite3.Connection], Verdict], connection: sqlite3.Connection
+    ) -> Verdict:
+        if isinstance(act, Append):
+            return self._ledger.append(connection, act)
+        # It may look at runs, change them, forget them.
+        self._ledger.write(connection)
+        self._ledger.forget()
+        return act(connection)
 
     def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
         """Roll back; where the disk is in doubt, also drop the connection.
@@ -175,6 +194,7 @@ class Writer:
         After a failed fsync SQLite cannot know what the disk has, and only a new connection
         reads it again (the lesson of PostgreSQL's fsync bug).
         """
+        self._ledger.undo()
         with contextlib.suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tailrace.eventlog.contract import READ_BYTES, Commit
 from tailrace.eventlog.sqlite import schema
-from tailrace.eventlog.sqlite.followed import Appended, Followed
+from tailrace.eventlog.sqlite.followed import Followed
+from tailrace.eventlog.sqlite.ledger import Appended
 from tailrace.eventlog.sqlite.writer import Settle, Verdict
 from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.events import Draft
@@ -49,6 +50,7 @@ class Bench:
         at = schema.key(self._ordinals[run], last)
         row = (at, first, 0, schema.checksum(at, first, 0, wire), wire)
         self.connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+        self.connection.execute("UPDATE runs SET last_seq = ? WHERE id = ?", (last, run))
         return Block(run, first, last, wire)
 
     def damage(self, run: str, last: int) -> None:
@@ -58,7 +60,7 @@ class Bench:
     def deliver(self, *blocks: Block) -> None:
         self.followed.deliver(
             [
-                (lambda _: None, Appended(Commit(b.run, b.first, b.last, State.RUNNING), [b]))
+                (lambda _: None, Appended(Commit(b.run, b.first, b.last, State.RUNNING), b))
                 for b in blocks
             ]
         )
@@ -119,6 +121,36 @@ def test_others_commits_are_told_when_looked_for(bench: Bench) -> None:
         bench.commit(run, 1, 2)
     bench.followed.look_around(bench.connection)
     assert bench.take() == [("a", 1, 2), ("b", 1, 2)]
+
+
+def test_only_runs_that_moved_are_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.eventlog.sqlite.followed._ASKED", 10)
+    names = [f"r{number:02}" for number in range(35)]
+    runs = [bench.run(name) for name in names]
+    bench.heed(*((run, 0) for run in runs))
+    for name in ("r03", "r21", "r34"):
+        bench.commit(name, 1, 2)
+    asked: list[str] = []
+    bench.connection.set_trace_callback(asked.append)
+    bench.followed.look_around(bench.connection)
+    bench.connection.set_trace_callback(None)
+    assert bench.take() == [("r03", 1, 2), ("r21", 1, 2), ("r34", 1, 2)]
+    assert len(asked) == 4 + 3
+
+
+def test_damage_among_the_runs_is_borne(bench: Bench) -> None:
+    run = bench.run("a")
+    bench.heed((run, 0))
+    bench.commit(run, 1, 1)
+
+    class Damaged:
+        def execute(self, sql: str, given: Any) -> Any:
+            if "id IN (" in sql:
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            return bench.connection.execute(sql, given)
+
+    bench.followed.look_around(cast("sqlite3.Connection", Damaged()))
+    assert bench.take() == [("a", 1, 1)]
 
 
 def test_the_last_wish_counts(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from tailrace.errors import (
     LogCorrupt,
     LogError,
     LogFull,
+    RunUnknown,
     TailraceError,
     WriterFenced,
 )
@@ -440,3 +441,25 @@ async def test_closing_settles_reads_and_refuses_new_ones(path: Path) -> None:
     for refused in (log.get(run), log.find(RunQuery()), log.read(run, 0), log.orphans()):
         with pytest.raises(LogClosed):
             await refused
+
+
+async def test_what_is_asked_for_at_once_happens_in_its_order(log: SqliteLog) -> None:
+    """Appends are gathered, and whatever is none sees what came before it."""
+    made = new_run(state=State.RUNNING, key="k")
+    asked: list[asyncio.Future[Any]] = [
+        log.create(made),
+        log.append(Append(made.id, logs(2))),
+        log.create(new_run(key="k")),
+        log.append(ending(made.id)),
+        asyncio.ensure_future(log.touch([made.id], 3.0)),
+        asyncio.ensure_future(log.forget(made.id)),
+    ]
+    await asyncio.sleep(0)
+    asked += [log.append(Append(made.id, logs(1))), log.create(new_run(key="k"))]
+    outcomes: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+    assert (outcomes[2].id, outcomes[2].last_seq) == (made.id, 2)
+    assert (outcomes[1].last, outcomes[3].last) == (2, 3)
+    assert outcomes[5] is None
+    assert isinstance(outcomes[6], RunUnknown)
+    assert outcomes[7].id != made.id
+    assert await log.get(made.id) is None

@@ -168,6 +168,15 @@ def test_the_runs_of_a_principal_are_found_by_index(connection: Connection) -> N
 # ---------------------------------------------------------------- blocks
 
 
+def test_a_run_s_blocks_are_found_without_looking_at_others(connection: Connection) -> None:
+    for sql in (schema._BLOCKS, schema._NEWEST):
+        plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", (1, "")))
+        assert plan.count("SEARCH") == 2
+        assert "at>? AND at<?" in plan
+        assert "SCAN" not in plan
+        assert "TEMP B-TREE" not in plan
+
+
 def test_adjoining_blocks_are_read_as_one(connection: Connection) -> None:
     run, ordinal = add_run(connection)
     _, neighbour = add_run(connection)

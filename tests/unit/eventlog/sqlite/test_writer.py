@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from tailrace.errors import LogClosed, LogError, RunUnknown, TailraceError
+from tailrace.eventlog.retention import Retention
 from tailrace.eventlog.sqlite import schema
+from tailrace.eventlog.sqlite.ledger import Ledger
 from tailrace.eventlog.sqlite.writer import Job, Settle, Verdict, Writer
 
 WAIT_SECONDS = 10.0
@@ -48,7 +50,7 @@ class Desk:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lookout = Lookout()
-        self.writer = Writer(path, self.lookout)
+        self.writer = Writer(path, self.lookout, Ledger(Retention()))
         self.outcomes: queue.Queue[Verdict] = queue.Queue()
 
     def submit(self, act: Callable[[sqlite3.Connection], Verdict]) -> None:
@@ -322,7 +324,7 @@ def test_what_was_taken_is_done_before_the_end(path: Path, round_: int) -> None:
 
 
 def test_a_bad_place_is_explained(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "no" / "such" / "log.db", Lookout())
+    writer = Writer(tmp_path / "no" / "such" / "log.db", Lookout(), Ledger(Retention()))
     with pytest.raises(LogError) as error:
         writer.start()
     assert "log.db" in str(error.value)
