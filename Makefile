@@ -9,7 +9,7 @@ QUICK := $(wildcard tests/unit tests/properties tests/contracts tests/house)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test fix cover wheel demo serve clean lint
+.PHONY: help setup check test fix cover wheel bench demo serve clean lint
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ wheel: $(STAMP) ## build the wheel and run the unit tests against it, without sr
 	venv/bin/python -c 'import pathlib, sys, tailrace; assert pathlib.Path(tailrace.__file__).is_relative_to(sys.prefix)'; \
 	venv/bin/pytest tests/unit -n 2 -q
 	@ls dist/*.whl
+
+bench: $(STAMP) ## Tailrace beside its peers, and its goals: a table, about half an hour
+	@$(BIN)/python -m bench --install
 
 demo: $(STAMP) ## a tour, in this terminal
 	@$(BIN)/python examples/demo.py
