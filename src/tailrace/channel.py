@@ -146,17 +146,21 @@ class Channel:
         return taken
 
     def _encode(self, cursor: int, projection: Projection, types: Types) -> Taken:
+        # From the newest back: almost everybody is near it, and the tail of a busy run may be
+        # thousands of small blocks.
+        ahead: list[Block] = []
+        for block in reversed(self._tail):
+            if block.last <= cursor:
+                break
+            ahead.append(block)
         parts: list[bytes] = []
         size, reached = 0, cursor
-        for block in self._tail:
-            if block.last <= cursor:
-                continue
+        while ahead and size < CHUNK_BYTES:
+            block = ahead.pop()
             part = self._tell(block, cursor, projection, types)
             parts.append(part)
             size += len(part)
             reached = block.last
-            if size >= CHUNK_BYTES:
-                break
         return Taken(parts[0] if len(parts) == 1 else b"".join(parts), reached)
 
     def _tell(self, block: Block, cursor: int, projection: Projection, types: Types) -> bytes:

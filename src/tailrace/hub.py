@@ -26,7 +26,7 @@ from tailrace.projections.contract import Projection, Types
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor, Resume, resume
 from tailrace.protocol.runs import RunRecord
-from tailrace.rounds import Due, Rounds, Timed
+from tailrace.rounds import SLICE_SECONDS, Due, Rounds, Timed
 from tailrace.subscription import Subscription
 
 LATE_SECONDS: Final = 1.0
@@ -175,7 +175,9 @@ class Hub:
         self._watchers += 1
         cohort.adopt([outlet])
         self.clock.connect(cohort)
-        self.schedule(cohort)
+        # At once: what there is goes out with the first bytes.
+        if not cohort.flow(time.monotonic() + SLICE_SECONDS):
+            self.schedule(cohort)
 
     def schedule(self, due: Due) -> None:
         """See `cohort.Home`."""
