@@ -97,6 +97,23 @@ class Cohort:
             outlet.holder = self
             self.members.add(outlet)
 
+    def admit(self, after: int, outlet: Outlet) -> bool:
+        """Take in a newcomer who has everything up to event `after`, if all that it lacks can be
+        had at once; whether it could. Most of a crowd comes like that.
+        """
+        reader = self.reader
+        if self._task is not None or self._frame is not None or reader.is_ready:
+            return False
+        taken = reader.channel.take(after, self.manner.projection, self.manner.types)
+        if taken is None or taken.cursor != reader.cursor:
+            return False
+        self.adopt([outlet])
+        if taken.wire:
+            self._frame, self._unserved = Frame(taken.wire), [outlet]
+            if not self.flow(time.monotonic() + SLICE_SECONDS):
+                self._home.schedule(self)
+        return True
+
     def drop(self, outlet: Outlet) -> None:
         """See `outlet.Holder`. Who leaves in the midst of a send is dropped when it is over: it
         may be hypercorn's last one, which waits for a client that does not read.

@@ -19,7 +19,7 @@ from typing import Final
 from tailrace.channel import Channel
 from tailrace.clock import Clock
 from tailrace.cohort import Cohort, Manner
-from tailrace.errors import LogError, RunUnknown
+from tailrace.errors import CursorFromFuture, LogError, RunUnknown
 from tailrace.eventlog.contract import EventLog
 from tailrace.outlet import End, Outlet
 from tailrace.projections.contract import Projection, Types
@@ -66,6 +66,14 @@ class Hub:
     @contextlib.asynccontextmanager
     async def channel(self, run: str) -> AsyncIterator[tuple[Channel, RunRecord]]:
         """A run's channel, and its snapshot. Raises RunUnknown."""
+        channel, record = await self.hold(run)
+        try:
+            yield channel, record
+        finally:
+            self.release(channel)
+
+    async def hold(self, run: str) -> tuple[Channel, RunRecord]:
+        """`channel`, to be released by whoever holds it."""
         if self._ready is not None:
             await self._ready()
         channel = self._channels.get(run)
@@ -75,9 +83,10 @@ class Hub:
         # snapshot is read reaches it, and whatever was before is in the snapshot.
         channel.users += 1
         try:
-            yield channel, self.known(run) or await self._read(channel)
-        finally:
-            self._release(channel)
+            return channel, self.known(run) or await self._read(channel)
+        except BaseException:
+            self.release(channel)
+            raise
 
     def known(self, run: str) -> RunRecord | None:
         """A run's snapshot as it was a moment ago, if the run is live here and its channel has
@@ -112,7 +121,16 @@ class Hub:
         channel.record, channel.read_at = record, began
         return record
 
-    def _release(self, channel: Channel) -> None:
+    async def start(self, channel: Channel, record: RunRecord, cursor: Cursor | str) -> Resume:
+        """Where a watcher begins who comes with `cursor`. Raises CursorFromFuture."""
+        try:
+            return begins(cursor, record, channel.head)
+        except CursorFromFuture:
+            # Another process of the same log may have told of events that we have not heard of.
+            return begins(cursor, await self._read(channel), channel.head)
+
+    def release(self, channel: Channel) -> None:
+        """Undo a `hold`."""
         channel.users -= 1
         if not channel.users and self._channels.get(channel.run) is channel:
             del self._channels[channel.run]
@@ -144,7 +162,7 @@ class Hub:
         Raises RunUnknown, CursorFromFuture.
         """
         async with self.channel(run) as (channel, record):
-            start = begins(cursor, record, channel.head)
+            start = await self.start(channel, record, cursor)
             subscription = Subscription(self._log, channel, start, projection, types, woken)
             subscription.epoch = record.epoch
             self._join(channel, subscription)
@@ -166,13 +184,16 @@ class Hub:
 
     def watch(self, channel: Channel, start: Resume, manner: Manner, outlet: Outlet) -> None:
         """Send a run's events to `outlet`, to the end or until its watcher has left."""
+        channel.users += 1
+        self._watchers += 1
+        lane = self._lanes.get((channel, *manner.key))
+        if lane is not None and start.lost is None and lane.admit(start.after, outlet):
+            return
         cohort = Cohort(self, manner)
         cohort.reader = Subscription(
             self._log, channel, start, manner.projection, manner.types, cohort.wake
         )
         self._join(channel, cohort.reader)
-        channel.users += 1
-        self._watchers += 1
         cohort.adopt([outlet])
         self.clock.connect(cohort)
         # At once: what there is goes out with the first bytes.
@@ -214,7 +235,7 @@ class Hub:
         self._watchers -= 1
         if not cohort.members:
             self._retire(cohort)
-        self._release(cohort.reader.channel)
+        self.release(cohort.reader.channel)
 
     def _retire(self, cohort: Cohort) -> None:
         channel = cohort.reader.channel

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import LogError
 from tailrace.http import problems, reference, runs
+from tailrace.http.crowd import Crowd
 from tailrace.protocol.runs import RunQuery
 
 _DESCRIPTION = "Run anything long, watch it live, lose nothing."
@@ -29,11 +31,27 @@ tailrace_runs_executing {executing}
 """
 
 
+class App(FastAPI):
+    """A FastAPI app that lets a crowd pass first, unless somebody has put middleware around it:
+    that may be what says who comes in.
+    """
+
+    def __init__(self, crowd: Crowd, **options: Any) -> None:
+        super().__init__(**options)
+        self._crowd = crowd
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if self.user_middleware or not await self._crowd(scope, receive, send):
+            await super().__call__(scope, receive, send)
+
+
 def build(engine: Engine) -> FastAPI:
     """The app of one engine. It can be served alone, or mounted under any prefix; mounted,
     it starts with the first request, because a host does not run its guests' lifespans.
     """
-    app = FastAPI(
+    app = App(
+        Crowd(engine),
         title="Tailrace",
         description=_DESCRIPTION,
         lifespan=engine.lifespan,
@@ -41,7 +59,6 @@ def build(engine: Engine) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.router.routes.extend(runs.shortcuts(engine))
     app.include_router(runs.router(engine))
     app.add_exception_handler(HTTPException, _refused)
 

@@ -71,7 +71,7 @@ class EventSourceResponse(Response):
         finally:
             crowd.part(pump)
             listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, OSError):
                 await listening
         if self.background is not None:
             await self.background()

@@ -157,7 +157,7 @@ class Streaming(Response):
         finally:
             self._hub.disconnect(connection)
             listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, OSError):
                 await listening
 
     async def tell(self, feed: Feed, connection: Connection) -> None:

@@ -32,24 +32,25 @@ _leave: Final[Any] = asyncio.tasks._leave_task  # noqa: SLF001
 _TURNS: Final = 4
 
 
-def _call(function: Callable[[Any], Any], given: Any) -> Any:
+Run = Callable[[Callable[[Any], Any], Any], Any]
+"""Calls a function with its argument, in some surroundings."""
+
+
+def _plainly(function: Callable[[Any], Any], given: Any) -> Any:
     return function(given)
 
 
 class Rest:
     """What is left of a coroutine that was stepped and waits for `awaited`. Whoever awaits it,
-    it goes on in its own context.
+    it goes on in its own surroundings.
     """
 
     def __init__(
-        self,
-        coroutine: Generator[Any, Any, Any],
-        awaited: Any,
-        context: contextvars.Context | None = None,
+        self, coroutine: Generator[Any, Any, Any], awaited: Any, run: Run = _plainly
     ) -> None:
         self._coroutine = coroutine
         self._awaited = awaited
-        self._run = _call if context is None else context.run
+        self._run = run
 
     def __await__(self) -> Generator[Any, Any, Any]:
         awaited = self._awaited
@@ -69,16 +70,14 @@ class Rest:
                 return end.value
 
 
-def step(
-    awaitable: Awaitable[None], context: contextvars.Context | None = None
-) -> Awaitable[None] | None:
+def step(awaitable: Awaitable[None], run: Run = _plainly) -> Awaitable[None] | None:
     """Take an awaitable as far as it comes at once: None if that was all, else the rest."""
     coroutine: Any = awaitable.__await__()
     try:
-        awaited = next(coroutine) if context is None else context.run(next, coroutine)
+        awaited = run(next, coroutine)
     except StopIteration:
         return None
-    return Rest(coroutine, awaited, context)
+    return Rest(coroutine, awaited, run)
 
 
 async def begun(send: Send, status: int, headers: Headers, opening: bytes) -> bool:
@@ -97,18 +96,25 @@ async def begun(send: Send, status: int, headers: Headers, opening: bytes) -> bo
 
 
 async def opened(  # noqa: PLR0917 - ASGI's three, and the head
-    scope: Scope, receive: Receive, send: Send, status: int, headers: Headers, opening: bytes
+    scope: Scope, receive: Receive, send: Send, status: int, headers: Headers, first: bytes
 ) -> Outlet:
-    """Begin a response, and find the best way for the rest of it."""
+    """Begin a response, with the first bytes of its body, and find the best way for the rest."""
     offer = scope.get("extensions", {}).get(DIRECT)
-    if offer is not None:
-        # What is handed over does not come back for another request (RFC 9112 §9.6).
-        headers = [*headers, (b"connection", b"close")]
-    is_plain = await begun(send, status, headers, opening)
-    descriptor = offer["take"](opening) if offer is not None and is_plain else None
-    if descriptor is not None:
-        return Sockets.here().adopt(descriptor)
-    return AsgiOutlet(scope, receive, send, steps=is_plain)
+    if offer is None:
+        return AsgiOutlet(scope, receive, send, steps=await begun(send, status, headers, first))
+    # What is handed over does not come back for another request (RFC 9112 §9.6).
+    headers = [*headers, (b"connection", b"close")]
+    is_plain = False
+    taken: tuple[int, bytes] | None = None
+    offer["hold"]()
+    try:
+        is_plain = await begun(send, status, headers, first)
+    finally:
+        # In any case: what is held must go.
+        taken = offer["take"](first if is_plain else b"")
+    if taken is None:
+        return AsgiOutlet(scope, receive, send, steps=is_plain)
+    return Sockets.here().adopt(*taken)
 
 
 class AsgiOutlet(Outlet):
@@ -144,27 +150,33 @@ class AsgiOutlet(Outlet):
         }
         if not self._steps:
             return self._sent(message)
-        loop = asyncio.get_running_loop()
-        # A cohort that catches up has a task already.
-        is_bare = asyncio.current_task(loop) is None
-        if is_bare:
-            _enter(loop, self._task)
         try:
-            return step(self._send(message), self._context)
+            return step(self._send(message), self._within)
         except OSError:
             # The server's way to say that the client is gone (granian, hypercorn).
             self.left()
         except Exception as error:  # noqa: BLE001 - one response's fault, and the others go on
             told = {"message": "A response could not be sent", "exception": error}
-            loop.call_exception_handler(told)
+            asyncio.get_running_loop().call_exception_handler(told)
             self.left()
-        finally:
-            if is_bare:
-                _leave(loop, self._task)
         return None
 
+    def _within(self, function: Callable[[Any], Any], given: Any) -> Any:
+        """Call in the request's own task and context, as middleware within `send` expects."""
+        loop = asyncio.get_running_loop()
+        current = asyncio.current_task(loop)
+        if current is not None:
+            _leave(loop, current)
+        _enter(loop, self._task)
+        try:
+            return self._context.run(function, given)
+        finally:
+            _leave(loop, self._task)
+            if current is not None:
+                _enter(loop, current)
+
     async def _sent(self, message: Message) -> None:
-        rest = step(self._send(message), self._context)
+        rest = step(self._send(message), self._context.run)
         if rest is not None:
             await rest
 
@@ -176,12 +188,14 @@ class AsgiOutlet(Outlet):
         try:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
+        except OSError:
+            # A server's, or middleware's, way to say so.
+            pass
         except asyncio.CancelledError:
             if not self._is_cancelled or self._task.uncancel():
                 raise
         finally:
             self._is_listening = False
-            # Also where a server, or middleware, raises to say so.
             self.left()
 
     def left(self) -> None:

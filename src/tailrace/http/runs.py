@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer, progressed
-from tailrace.http import openapi, problems
+from tailrace.http import openapi
 from tailrace.http.asking import Asked, asked, cursor
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
@@ -55,34 +53,6 @@ def router(engine: Engine) -> APIRouter:
     add("POST", "/runs/{run}/cancel", face.cancel, "Cancel a run", **openapi.CANCEL)
     add("GET", "/events", face.watch_many, "Watch many runs at once", **openapi.MANY)
     return routes
-
-
-def shortcuts(engine: Engine) -> list[Route]:
-    """The routes that a crowd takes, without FastAPI's analysis of the request, which is most
-    of what it costs to connect. For our own app only: in a host's, the host's dependencies
-    (who may come in) hang on FastAPI's routes.
-    """
-    face = _Runs(engine)
-    watching = Route("/runs/{run}/events", _Shortcut(face.watch), include_in_schema=False)
-    # Not HEAD: who asks for a head of what has no end is told that it is not to be had.
-    watching.methods = {"GET"}
-    return [watching]
-
-
-class _Shortcut:
-    """An ASGI app of one endpoint. Nothing of the request is kept while its answer goes on:
-    behind a server that hands no sockets over it may go on for hours, for each of thousands.
-    """
-
-    def __init__(self, endpoint: Callable[[Request, str], Awaitable[Response]]) -> None:
-        self._answered = problems.guarded(
-            lambda request: endpoint(request, request.path_params["run"])
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        response = await self._answered(Request(scope, receive))
-        await response(scope, receive, send)
 
 
 def prefix(request: Request) -> str:
@@ -160,7 +130,7 @@ class _Runs:
             "" if name == "events" else f"?format={name}"
         )
         # A client that repeats a request to come back has a cursor; a new run has no past.
-        telling = _telling(record, wish, projection, Cursor(0, 0) if is_new else wish.cursor)
+        telling = told(record, wish, projection, Cursor(0, 0) if is_new else wish.cursor)
         return RunStream(self._engine.hub, record.id, telling, status_code=status, headers=headers)
 
     async def list(  # noqa: PLR0917 - each is a query parameter
@@ -225,10 +195,10 @@ class _Runs:
             return await self._page(await self._record(run), wish)
         if wish.speed is None:
             record = await self._engine.watchable(run, LOCAL)
-            telling = _telling(record, wish, wish.projection, wish.cursor)
+            telling = told(record, wish, wish.projection, wish.cursor)
             return RunStream(self._engine.hub, run, telling)
         record = await self._record(run)
-        telling = _telling(record, wish, wish.projection, wish.cursor)
+        telling = told(record, wish, wish.projection, wish.cursor)
         if not record.ended:
             raise RunActive(
                 f"{run} is {record.state}; only a finished run has a timing to replay.",
@@ -305,9 +275,8 @@ class _Runs:
         return answer(page(blocks, start, wish.types, wish.limit, record.extent))
 
 
-def _telling(
-    record: RunRecord, wish: Asked, projection: Projection, after: Cursor | str
-) -> Telling:
+def told(record: RunRecord, wish: Asked, projection: Projection, after: Cursor | str) -> Telling:
+    """How a watcher of a run wants to be told."""
     return Telling(
         cursor=after,
         projection=projection,

@@ -35,6 +35,9 @@ _JUNK_BYTES: Final = 4096
 class Sockets:
     """The handed-over sockets of one event loop. Without any it holds no descriptor."""
 
+    count: ClassVar[int] = 0
+    """How many are open in this process."""
+
     _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Sockets]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
@@ -54,25 +57,33 @@ class Sockets:
         """How many are open."""
         return len(self._outlets)
 
-    def adopt(self, descriptor: int) -> SocketOutlet:
-        """An outlet for a connected socket that does not block. It is closed with the outlet."""
+    def adopt(self, descriptor: int, unsent: bytes = b"") -> SocketOutlet:
+        """An outlet for a connected socket that does not block. It is closed with the outlet.
+        `unsent` goes first; it must be little.
+        """
         if self._epoll is None:
             self._epoll = select.epoll()
             asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._look)
         self._epoll.register(descriptor, _IDLE)
         outlet = self._outlets[descriptor] = SocketOutlet(self, descriptor)
+        Sockets.count += 1
+        if unsent:
+            outlet.begin(unsent)
         return outlet
 
     def wait(self, descriptor: int, *, to_write: bool) -> None:
         """Have it told when `descriptor` can be written to, or no more."""
         self._epoll.modify(descriptor, _BLOCKED if to_write else _IDLE)
 
-    def release(self, descriptor: int) -> None:
-        """Let go of it, and close it."""
-        # Not left to its closing: the server may still hold the same connection under
-        # another number, and then it would stay in the set.
-        self._epoll.unregister(descriptor)
+    def release(self, descriptor: int, *, is_gone: bool) -> None:
+        """Let go of it, and close it; `is_gone`: its client has closed it."""
+        if not is_gone:
+            # Not left to its closing: the server may still hold the same connection under
+            # another number, and then it would stay in the set. By the time that a client's
+            # leaving is noticed the server has closed its own.
+            self._epoll.unregister(descriptor)
         del self._outlets[descriptor]
+        Sockets.count -= 1
         os.close(descriptor)
         if not self._outlets:
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())
@@ -85,7 +96,7 @@ class Sockets:
             if outlet is None:
                 continue
             if mask & _GONE or (mask & _IDLE and not _is_there(descriptor)):
-                outlet.left()
+                outlet.gone()
             elif mask & _BLOCKED:
                 outlet.unblock()
 
@@ -110,6 +121,16 @@ class SocketOutlet(Outlet):
         self._sockets = sockets
         self._descriptor = descriptor
         self._waiting: asyncio.Future[None] | None = None
+
+    def begin(self, unsent: bytes) -> None:
+        """Send what comes before all frames: a few KiB, into a connection that is empty."""
+        try:
+            is_whole = os.write(self._descriptor, unsent) == len(unsent)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            # Gone already, or a kernel without memory; in the midst of a head there is no way on.
+            self.left()
 
     def push(self, frame: Frame) -> Awaitable[None] | None:
         """See `outlet.Outlet`."""
@@ -148,10 +169,17 @@ class SocketOutlet(Outlet):
 
     def left(self) -> None:
         """See `outlet.Outlet`."""
+        self._part(is_gone=False)
+
+    def gone(self) -> None:
+        """The client has closed the connection."""
+        self._part(is_gone=True)
+
+    def _part(self, *, is_gone: bool) -> None:
         super().left()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            self._sockets.release(descriptor)
+            self._sockets.release(descriptor, is_gone=is_gone)
         self.unblock()
 
     def close(self, end: End) -> None:

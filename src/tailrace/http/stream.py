@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,10 +17,14 @@ from tailrace.cohort import Manner
 from tailrace.errors import CursorFromFuture, LogError, RunUnknown
 from tailrace.http import problems
 from tailrace.http.outlets import AsgiOutlet, opened
-from tailrace.hub import Hub, begins
+from tailrace.hub import Hub
+from tailrace.outlet import Outlet
 from tailrace.projections.contract import Projection, Types
-from tailrace.protocol.cursor import Cursor, Kind
+from tailrace.protocol.cursor import Cursor, Kind, Resume
 from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
+
+# What a new connection surely takes at once. One that had to wait would be taken for middleware.
+_FIRST_BYTES: Final = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,30 +59,23 @@ class RunStream(Response):
         status_code: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(None, status_code, headers, telling.projection.media_type)
-        del self.headers["content-length"]
-        self.raw_headers += STREAM_HEADERS
+        # Not by the base class, which builds for a body that is known: this is on the way of
+        # everybody who connects.
+        self.status_code = status_code
+        self.background = None
+        self.raw_headers = [
+            *((name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()),
+            (b"content-type", telling.projection.media_type.encode()),
+            *STREAM_HEADERS,
+        ]
         self._hub = hub
         self._run = run
         self._telling = telling
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        manner = self._telling.manner
         try:
-            async with self._hub.channel(self._run) as (channel, record):
-                start = begins(self._telling.cursor, record, channel.head)
-                if start.kind is Kind.FINISHED:
-                    await Response(status_code=204)(scope, receive, send)
-                    return
-                # For whoever asked for `latest`: a cut before the first event would otherwise
-                # leave them without a cursor to come back with.
-                self.headers[LAST_EVENT_ID] = str(Cursor(record.epoch, start.after))
-                outlet = await opened(
-                    scope, receive, send,
-                    self.status_code, self.raw_headers, manner.projection.opening,
-                )  # fmt: skip
-                self._hub.watch(channel, start, manner, outlet)
+            outlet = await self._begin(scope, receive, send)
         except (RunUnknown, CursorFromFuture, LogError) as error:
             # Raised before anything was sent: later ones are told within the stream.
             await problems.response(error)(scope, receive, send)
@@ -87,3 +85,29 @@ class RunStream(Response):
             return
         if isinstance(outlet, AsgiOutlet):
             await outlet.listen()
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Outlet | None:
+        manner = self._telling.manner
+        channel, record = await self._hub.hold(self._run)
+        try:
+            start = await self._hub.start(channel, record, self._telling.cursor)
+            if start.kind is Kind.FINISHED:
+                await Response(status_code=204)(scope, receive, send)
+                return None
+            # For whoever asked for `latest`: a cut before the first event would otherwise
+            # leave them without a cursor to come back with.
+            last = str(Cursor(record.epoch, start.after)).encode()
+            headers = [*self.raw_headers, (LAST_EVENT_ID.encode(), last)]
+            first = manner.projection.opening
+            ready = (
+                None if start.lost else channel.take(start.after, manner.projection, manner.types)
+            )
+            if ready is not None and len(ready.wire) <= _FIRST_BYTES:
+                # Whatever is here already leaves with the opening: to connect costs a send less.
+                first += ready.wire
+                start = Resume(start.kind, ready.cursor)
+            outlet = await opened(scope, receive, send, self.status_code, headers, first)
+            self._hub.watch(channel, start, manner, outlet)
+        finally:
+            self._hub.release(channel)
+        return outlet

@@ -35,13 +35,15 @@ _MAX_DESCRIPTORS: Final = 65_536
 
 def raise_limit() -> int | None:
     """Allow this process as many descriptors as it may have; how many connections that makes.
-    None where the system does not say.
+    None where there is no bound.
     """
     if sys.platform == "win32":
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if soft == resource.RLIM_INFINITY:
+        return None
+    if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     return max(soft - _RESERVED, soft // 2)

@@ -83,17 +83,36 @@ class Patience:
             self._timer = loop.call_later(_LOOK_SECONDS, self.look)
 
 
+class _Held:
+    """Stands in for a transport, and keeps what is written, to leave in one write."""
+
+    __slots__ = ("_transport", "parts")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.parts: list[bytes] = []
+
+    def write(self, written: bytes) -> None:
+        """See `asyncio.WriteTransport`."""
+        self.parts.append(written)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the transport's."""
+        return getattr(self._transport, name)
+
+
 class Offer:
     """The hand-over of one response. It sees what reaches the server of what the app sends, and
     so whether something in between would be passed over.
     """
 
-    __slots__ = ("_count", "_cycle", "_encoded", "_last", "_protocol", "_send")
+    __slots__ = ("_count", "_cycle", "_encoded", "_held", "_last", "_protocol", "_send")
 
     def __init__(self, protocol: Protocol, cycle: Any) -> None:
         self._protocol = protocol
         self._cycle = cycle
         self._send: Callable[[Any], Any] = cycle.send
+        self._held: _Held | None = None
         self._count = 0
         self._encoded = False
         self._last = b""
@@ -106,13 +125,34 @@ class Offer:
             self._encoded = any(name == b"content-encoding" for name, _ in message["headers"])
         await self._send(message)
 
-    def take(self, sent: bytes) -> int | None:
-        """A descriptor of the connection, now the caller's to close, if head and `sent` are all
-        that has left, and have left as they are; otherwise None.
+    def hold(self) -> None:
+        """Keep what is sent until `take`, which must follow: head and first bytes are one write."""
+        self._held = self._cycle.transport = _Held(self._cycle.transport)
+
+    def take(self, sent: bytes) -> tuple[int, bytes] | None:
+        """A descriptor of the connection, now the caller's to close, and what has to be written
+        first, if head and `sent` are all that was sent, and have come here as they are. Otherwise
+        None, and what was held goes its way.
         """
+        cycle, transport = self._cycle, self._protocol.transport
+        held = [] if self._held is None else self._held.parts
+        cycle.transport, self._held = transport, None
+        descriptor = self._descriptor() if self._is_plain(sent) else None
+        if descriptor is None:
+            if held:
+                transport.write(b"".join(held))
+            return None
+        # Or uvicorn would complain of a response without an end.
+        cycle.disconnected = True
+        self._protocol.server_state.total_requests += 1
+        transport.abort()
+        return descriptor, b"".join(held)
+
+    def _is_plain(self, sent: bytes) -> bool:
         protocol, cycle = self._protocol, self._cycle
         transport = protocol.transport
-        if (
+        # Of nothing it would not show that it was changed.
+        return bool(sent) and not (
             self._count != 2
             or self._last != sent
             or self._encoded
@@ -125,16 +165,16 @@ class Offer:
             or transport.is_closing()
             or transport.get_write_buffer_size()
             or transport.get_extra_info("sslcontext") is not None
-        ):
+        )
+
+    def _descriptor(self) -> int | None:
+        try:
+            # A number of our own: the server's is free once it has closed its side, and the
+            # next connection that gets it would be sent this one's events.
+            return os.dup(self._protocol.transport.get_extra_info("socket").fileno())
+        except OSError:
+            # None is left. The connection that is there can still be sent to.
             return None
-        # A number of our own: the server's is free once it has closed its side, and the next
-        # connection that gets it would be sent this one's events.
-        descriptor = os.dup(transport.get_extra_info("socket").fileno())
-        # Or uvicorn would complain of a response without an end.
-        cycle.disconnected = True
-        protocol.server_state.total_requests += 1
-        transport.abort()
-        return descriptor
 
 
 class Protocol(HttpToolsProtocol):
@@ -148,16 +188,17 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
+        self._patience = Patience.of(self.loop)
         self._body_seen = 0
         limit = self.max_connections
-        if limit is not None and len(self.connections) + len(Sockets.here()) > limit:
+        if limit is not None and len(self.connections) + Sockets.count > limit:
             self.refuse(*_BUSY)
         else:
-            Patience.of(self.loop).begin(self)
+            self._patience.begin(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        Patience.of(self.loop).end(self)
+        self._patience.end(self)
         super().connection_lost(exc)
         # Request, parser and task refer to each other; an idle watcher must not wait for the
         # collector to be small.
@@ -166,7 +207,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See uvicorn."""
         super().on_message_begin()
-        Patience.of(self.loop).begin(self)
+        self._patience.begin(self)
 
     def on_headers_complete(self) -> None:
         """See uvicorn."""
@@ -178,7 +219,7 @@ class Protocol(HttpToolsProtocol):
         if _IS_OFFERED and self.cycle is not before:
             offer = Offer(self, self.cycle)
             self.cycle.send = offer.send  # type: ignore[method-assign]
-            scope["extensions"][DIRECT] = {"take": offer.take}
+            scope["extensions"][DIRECT] = {"hold": offer.hold, "take": offer.take}
 
     def on_body(self, body: bytes) -> None:
         """See uvicorn."""
@@ -186,21 +227,22 @@ class Protocol(HttpToolsProtocol):
         self._body_seen += len(body)
         if self._body_seen > BODY_BYTES:
             self._body_seen = 0
-            Patience.of(self.loop).begin(self)
+            self._patience.begin(self)
 
     def on_message_complete(self) -> None:
         """See uvicorn."""
         super().on_message_complete()
-        Patience.of(self.loop).end(self)
+        self._patience.end(self)
 
     def handle_websocket_upgrade(self) -> None:
         """See uvicorn."""
-        Patience.of(self.loop).end(self)
+        self._patience.end(self)
         super().handle_websocket_upgrade()
 
     def refuse(self, status: bytes, said: bytes) -> None:
         """End the connection, with an answer where none has begun."""
-        if self.cycle is None or not self.cycle.response_started:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
             self.transport.write(
                 b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
                 b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(said), said)

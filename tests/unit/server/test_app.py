@@ -1,6 +1,4 @@
-import errno
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from tailrace.errors import AddressUnusable, LogError, SettingsInvalid
+from tailrace.errors import LogError, SettingsInvalid
 from tailrace.server import app
 from tailrace.server.settings import Settings
 
@@ -67,68 +65,6 @@ def test_a_host_header_cannot_write_commands(host: str) -> None:
     text = index(Settings(log="memory:"), host=host).text
     assert host not in text
     assert re.search(r"^  curl http://127\.0\.0\.1:[0-9]+/runs$", text, re.MULTILINE)
-
-
-# ------------------------------------------------------------------ listen
-
-
-def test_a_chosen_port() -> None:
-    with app.listen("127.0.0.1", 0) as listener:
-        assert app.url(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert listener.getsockname()[1] > 0
-
-
-def test_a_name_for_this_machine() -> None:
-    with app.listen("localhost", 0) as listener:
-        assert listener.getsockname()[0] == "127.0.0.1"
-
-
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
-def test_ipv6() -> None:
-    try:
-        listener = app.listen("::1", 0)
-    except AddressUnusable:
-        pytest.skip("no IPv6 loopback here")
-    with listener:
-        assert app.url(listener).startswith("http://[::1]:")
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_nothing_but_loopback(host: str) -> None:
-    with pytest.raises(AddressUnusable, match="there are no keys yet") as caught:
-        app.listen(host, 4000)
-    assert "127.0.0.1" in caught.value.fix
-
-
-def test_a_port_that_is_taken() -> None:
-    with app.listen("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(AddressUnusable, match=f":{port}: another program") as caught:
-            app.listen("127.0.0.1", port)
-    assert "--port 0" in caught.value.fix
-
-
-def test_a_name_that_is_none() -> None:
-    with pytest.raises(AddressUnusable, match="no address of this machine"):
-        app.listen("no such host", 4000)
-
-
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [
-        (errno.EACCES, "privileges"),
-        (errno.EADDRNOTAVAIL, "no such address"),
-        (errno.EMFILE, "Too many open files"),
-    ],
-)
-def test_other_reasons(number: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing(socket.socket):
-        def bind(self, address: Any) -> None:
-            raise OSError(number, "Too many open files")
-
-    monkeypatch.setattr(socket, "socket", Refusing)
-    with pytest.raises(AddressUnusable, match=said):
-        app.listen("127.0.0.1", 4000)
 
 
 # ------------------------------------------------------------------ serve
