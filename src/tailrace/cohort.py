@@ -177,11 +177,12 @@ class Cohort:
         """Give the frame to whoever has not had it; whether all have."""
         frame, unserved = self._frame, self._unserved
         while frame is not None and unserved:
-            outlet = unserved.pop()
-            rest = outlet.push(frame)
-            if rest is not None:
-                self._leave_behind(outlet, rest)
-            if not len(unserved) % _WRITES and unserved and time.monotonic() > until:
+            for _ in range(min(_WRITES, len(unserved))):
+                outlet = unserved.pop()
+                rest = outlet.push(frame)
+                if rest is not None:
+                    self._leave_behind(outlet, rest)
+            if unserved and time.monotonic() > until:
                 return False
         return True
 

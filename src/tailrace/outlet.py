@@ -20,22 +20,25 @@ class End(StrEnum):
 
 
 class Frame:
-    """Bytes for any number of watchers; `is_last` says that nothing follows."""
+    """Bytes for any number of watchers; `is_last` says that nothing follows. `chunk` is the same
+    as a chunk of HTTP/1.1 (RFC 9112 §7.1), made at the first need, once for all.
+    """
 
-    __slots__ = ("_chunk", "body", "is_last")
+    __slots__ = ("body", "chunk", "is_last")
+
+    chunk: bytes
 
     def __init__(self, body: bytes, *, is_last: bool = False) -> None:
         self.body = body
         self.is_last = is_last
-        self._chunk: bytes | None = None
 
-    @property
-    def chunk(self) -> bytes:
-        """As a chunk of HTTP/1.1 (RFC 9112 §7.1), framed once for all."""
-        if self._chunk is None:
-            framed = b"%x\r\n%b\r\n" % (len(self.body), self.body) if self.body else b""
-            self._chunk = framed + b"0\r\n\r\n" if self.is_last else framed
-        return self._chunk
+    def __getattr__(self, name: str) -> bytes:
+        # Only for what is not there yet; a property would be called for each watcher.
+        if name != "chunk":
+            raise AttributeError(name)
+        framed = b"%x\r\n%b\r\n" % (len(self.body), self.body) if self.body else b""
+        self.chunk = framed + b"0\r\n\r\n" if self.is_last else framed
+        return self.chunk
 
 
 class Holder(Protocol):
