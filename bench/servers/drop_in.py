@@ -29,7 +29,8 @@ async def tokens(count: int, size: int = 198) -> Any:
     async def paced() -> AsyncIterator[Any]:
         for n in range(1, count + 1):
             yield {"data": text(0, n, size)}
-            await asyncio.sleep(0 if n % 10 else 0.01)
+            if n % 10 == 0:
+                await asyncio.sleep(0.01)
 
     return EventSourceResponse(paced())
 

@@ -73,7 +73,8 @@ async def firehose(count: int, size: int = 198) -> AsyncIterable[Item]:
 async def tokens(count: int, size: int = 198) -> AsyncIterable[Item]:
     for n in range(1, count + 1):
         yield item(0, n, size)
-        await asyncio.sleep(0 if n % 10 else 0.01)
+        if n % 10 == 0:
+            await asyncio.sleep(0.01)
 
 
 @app.post("/store")

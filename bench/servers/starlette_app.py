@@ -73,7 +73,8 @@ async def tokens(request: Request) -> StreamingResponse:
     async def paced() -> AsyncIterator[str]:
         for n in range(1, count + 1):
             yield f"data: {text(0, n, size)}\n\n"
-            await asyncio.sleep(0 if n % 10 else 0.01)
+            if n % 10 == 0:
+                await asyncio.sleep(0.01)
 
     return stream(paced())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from typing import Any
 
@@ -85,7 +86,8 @@ async def tokens(run: RunContext, count: int, size: int = 206) -> dict[str, int]
     pad = "x" * (size - FIXED)
     for n in range(1, count + 1):
         tell(run, 0, n, pad)
-        await asyncio.sleep(0 if n % 10 else 0.01)
+        if n % 10 == 0:
+            await asyncio.sleep(0.01)
     return await ended(run, count)
 
 
@@ -116,9 +118,13 @@ async def listen(run: RunContext) -> None:
 
 @runs.operation
 async def write(run: RunContext, seconds: float, rate: float = 0, size: int = 206) -> Any:
-    """One writer of many. At rate 0 it waits for each event to be kept before the next."""
+    """One writer of many. At rate 0 it waits for each event to be kept before the next; at
+    another the writers keep no time together.
+    """
     pad = "x" * (size - FIXED)
     await opened()
+    if rate:
+        await asyncio.sleep(random.random() / rate)
     n, began = 0, time.monotonic()
     while n < rate * seconds if rate else time.monotonic() - began < seconds:
         if rate:
