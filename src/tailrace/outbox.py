@@ -30,12 +30,6 @@ LIMIT_BYTES: Final = 64 * 1024 * 1024
 LINGER_SECONDS: Final = 0.005
 """How long after its last append a busy run waits with the next."""
 
-BURST_SECONDS: Final = 0.05
-BURST: Final = 4
-"""Who had so many events to keep at once, no longer ago than that, is about to have more: the
-first of them waits for the others. Tokens come from a model like that, a read of the network at
-a time, and each read would otherwise cost two appends."""
-
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 # What `put` compares with: a flush is wanted by any event, or by none.
 _ANY: Final = -1
@@ -72,8 +66,7 @@ class Outbox:
         # More pending bytes than this, and whoever puts them sees to a flush.
         self._enough = _ANY
         self._linger: asyncio.TimerHandle | None = None
-        self._began = -BURST_SECONDS
-        self._is_burst = False
+        self._began = -LINGER_SECONDS
         self._batch: list[Draft] = []
         self._error: TailraceError | None = None
         self._is_shut = False
@@ -182,10 +175,7 @@ class Outbox:
 
     def _go_on(self) -> None:
         """Offer what is pending: now, or after a busy run's rest."""
-        since = monotonic() - self._began
-        rest = LINGER_SECONDS - since
-        if self._is_burst and since < BURST_SECONDS:
-            rest = LINGER_SECONDS
+        rest = self._began + LINGER_SECONDS - monotonic()
         is_urgent = self._waiting or self._is_shut or self.is_high
         if rest <= 0 or is_urgent or not self._pending:
             self._flush()
@@ -212,7 +202,6 @@ class Outbox:
             self._enough = _NONE
         self._began = monotonic()
         batch = self._batch
-        self._is_burst = len(batch) >= BURST
         append = Append(self._run, batch, patch=progressed(batch), fence=self._attempt)
         self._log.append(append).add_done_callback(self._written)
 

@@ -298,30 +298,6 @@ async def test_after_its_rest_it_offers_at_the_next_turn_again(
         await turns()
 
 
-async def test_after_a_burst_the_first_waits_for_the_others_and_later_no_more(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(outboxes, "monotonic", lambda: now)
-    for number in range(outboxes.BURST):
-        scene.outbox.put(said(number))
-    await until(lambda: scene.batches == [outboxes.BURST])
-    now += outboxes.BURST_SECONDS * 0.9
-    for number in range(3):
-        scene.outbox.put(said(number))
-        await asyncio.sleep(0)
-    assert scene.batches == [outboxes.BURST]
-    await until(lambda: scene.batches == [outboxes.BURST, 3])
-    # Three are no burst, and neither is one that is long ago.
-    for amount in (1, outboxes.BURST, 1):
-        now += outboxes.BURST_SECONDS * 1.1
-        for number in range(amount):
-            scene.outbox.put(said(number))
-        await asyncio.sleep(0)
-        assert scene.batches[-1] == amount
-        await turns()
-
-
 # --- back-pressure ---------------------------------------------------------------------
 
 
