@@ -55,7 +55,7 @@ static struct {
 	const char *host, *paths, *method, *body, *accept, *publish, *publish_type, *wrap;
 	long port, watchers, inflight, stalled, receive_buffer, events, comments, storm, timeout_ms;
 	long publishers, rate, publish_ms, publish_port, size, linger_ms, silence_ms;
-	long escape, at_once;
+	long escape, at_once, skip;
 } options = {
 	.host = "127.0.0.1", .method = "GET", .accept = "text/event-stream",
 	.publish_type = "text/plain", .wrap = "%s",
@@ -170,7 +170,7 @@ static void note_event(struct connection *c, int64_t at)
 		c->next[p] = (uint32_t)c->n + 1;
 		c->got++;
 		delivered++;
-		if (c->t >= 0 && begun)
+		if (c->t >= 0 && begun && c->n > options.skip)
 			note_latency(at - c->t);
 		last_at = at;
 		if (c->expected >= 0 && c->got > c->expected)
@@ -735,7 +735,7 @@ static void take_option(const char *argument)
 		{"method", &options.method, NULL}, {"body", &options.body, NULL},
 		{"accept", &options.accept, NULL}, {"publish", &options.publish, NULL},
 		{"wrap", &options.wrap, NULL}, {"publish_type", &options.publish_type, NULL},
-		{"escape", NULL, &options.escape}, {"at_once", NULL, &options.at_once}, {"port", NULL, &options.port},
+		{"escape", NULL, &options.escape}, {"at_once", NULL, &options.at_once}, {"skip", NULL, &options.skip}, {"port", NULL, &options.port},
 		{"watchers", NULL, &options.watchers}, {"inflight", NULL, &options.inflight},
 		{"stalled", NULL, &options.stalled}, {"receive_buffer", NULL, &options.receive_buffer},
 		{"events", NULL, &options.events}, {"comments", NULL, &options.comments},

@@ -140,11 +140,10 @@ def stalled(stage: Stage) -> Figures:
     count, rate, seconds = 1000, 10, stage.pace.seconds(5)
     extra = 4096 - 206
 
-    def live() -> Figures:
-        watch = stage.dialect.fanout(rate, seconds, 1, extra)
-        return stage.watched(watch, count, begin=stage.dialect.begin)
-
-    alone = live()
+    # Latencies count from when those that do not read have been sent all that they take.
+    skip = round(rate * seconds * 0.4)
+    first = stage.dialect.fanout(rate, seconds, 1, extra)
+    alone = stage.watched(first, count, begin=stage.dialect.begin, skip=skip)
     held = stage.running.rss() + measure.socket_bytes()
     # The stalled are watched by a client of their own: what cuts them need not end the live.
     lasting = stage.dialect.fanout(rate, seconds, 1, extra)
@@ -152,7 +151,7 @@ def stalled(stage: Stage) -> Figures:
     with stage.load(stalling, 0, stalled=count, timeout_ms=CUT_SECONDS * 1000) as bad:
         bad.until("ready")
         bad.say("begin")
-        beside = stage.watched(lasting, count, begin=stage.dialect.begin)
+        beside = stage.watched(lasting, count, begin=stage.dialect.begin, skip=skip)
         more = stage.running.rss() + measure.socket_bytes() - held
         if stage.offers("cuts") and stage.pace.scale >= 1:
             bad.until("done")

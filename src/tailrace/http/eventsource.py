@@ -34,7 +34,7 @@ class EventSourceResponse(Response):
     `ServerSentEvent` of FastAPI or sse-starlette, or anything else, which is told as JSON.
     `ping` is the silence after which a comment is sent, in seconds (default 15).
 
-    The generator is cancelled when the client leaves, when it does not read for 30 s, and when
+    The generator is cancelled when the client leaves, when it does not read for 25 s, and when
     the server goes away; then the stream still ends properly, with a hint to come back. What
     the generator raises ends the connection without an end, and is the server's to log.
     """

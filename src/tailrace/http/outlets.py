@@ -40,22 +40,30 @@ def _plainly(function: Callable[[Any], Any], given: Any) -> Any:
     return function(given)
 
 
+# A coroutine may wait for None, which is a turn of the loop.
+_NOTHING: Final = object()
+
+
 class Rest:
-    """What is left of a coroutine that was stepped and waits for `awaited`. Whoever awaits it,
-    it goes on in its own surroundings.
+    """A coroutine, or what is left of one that was stepped and waits for `awaited`. Whoever
+    awaits it, each of its steps is taken by `run`.
     """
 
-    def __init__(
-        self, coroutine: Generator[Any, Any, Any], awaited: Any, run: Run = _plainly
-    ) -> None:
+    def __init__(self, coroutine: Any, awaited: Any = _NOTHING, run: Run = _plainly) -> None:
         self._coroutine = coroutine
         self._awaited = awaited
         self._run = run
 
     def __await__(self) -> Generator[Any, Any, Any]:
         awaited = self._awaited
-        go_on: Callable[[Any], Any]
+        go_on: Callable[[Any], Any] = self._coroutine.send
+        given: Any = None
         while True:
+            if awaited is _NOTHING:
+                try:
+                    awaited = self._run(go_on, given)
+                except StopIteration as end:
+                    return end.value
             try:
                 given = yield awaited
                 go_on = self._coroutine.send
@@ -64,10 +72,7 @@ class Rest:
                 raise
             except BaseException as error:  # noqa: BLE001 - it is the coroutine's
                 given, go_on = error, self._coroutine.throw
-            try:
-                awaited = self._run(go_on, given)
-            except StopIteration as end:
-                return end.value
+            awaited = _NOTHING
 
 
 def step(awaitable: Awaitable[None], run: Run = _plainly) -> Awaitable[None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -55,6 +55,7 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._blocked: asyncio.Future[None] | None = None
         self._is_waiting = False
+        self._is_sending = False
         self._is_over = False
         self._end: End | None = None
 
@@ -67,7 +68,10 @@ class Pump:
 
     async def _run(self) -> None:
         try:
-            await self._take()
+            await Rest(self._gather(), run=self._stepped)
+        except asyncio.CancelledError:
+            if self._end is None or self._task.uncancel():
+                raise
         finally:
             await self._close()
         if self._end is not End.LEFT:
@@ -78,45 +82,33 @@ class Pump:
                 await self._blocked
             self._outlet.close(self._end or End.FINISHED)
 
-    async def _take(self) -> None:
-        advance, pending, now = self._items.__anext__, self._pending, time.monotonic
+    def _stepped(self, go_on: Callable[[Any], Any], given: Any) -> Any:
+        """Take a step of `_gather`, which is over only when the generator, or a send, waits. So it
+        is known when that is, and `async for` runs through everything that is there.
+        """
+        self._is_waiting = False
+        awaited = go_on(given)
+        self._pause()
+        self._is_waiting = not self._is_sending
+        return awaited
+
+    async def _gather(self) -> None:
+        append, now = self._pending.append, time.monotonic
         count, until = 0, now() + LINGER_SECONDS
-        while self._end is None:
-            # Steps, and not `async for`: to know that the next item has to be waited for.
-            walk = advance().__await__()
-            try:
-                awaited = next(walk)
-            except StopIteration as found:
-                item = found.value
-            except StopAsyncIteration:
-                return
-            else:
-                self._pause()
-                try:
-                    item = await self._waited(Rest(walk, awaited))
-                except StopAsyncIteration:
-                    return
-                until = now() + LINGER_SECONDS
+        async for item in self._items:
             frame = framed(item)
-            pending.append(frame)
+            append(frame)
             self._size += len(frame)
             count += 1
             if self._size >= BATCH_BYTES or (not count % _ITEMS and now() > until):
+                self._is_sending = True
                 await self._send()
                 # A send into an empty buffer does not suspend; others have their turn now.
                 await asyncio.sleep(0)
+                self._is_sending = False
                 until = now() + LINGER_SECONDS
-
-    async def _waited(self, rest: Awaitable[Any]) -> Any:
-        self._is_waiting = True
-        try:
-            return await rest
-        except asyncio.CancelledError:
-            if self._end is None or self._task.uncancel():
-                raise
-            raise StopAsyncIteration from None
-        finally:
-            self._is_waiting = False
+            if self._end is not None:
+                return
 
     async def _close(self) -> None:
         if self._timer is not None:

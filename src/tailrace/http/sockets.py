@@ -19,7 +19,10 @@ from weakref import WeakKeyDictionary
 from tailrace.outlet import End, Frame, Outlet
 
 _IDLE: Final = getattr(select, "EPOLLIN", 0) | getattr(select, "EPOLLRDHUP", 0)
-_BLOCKED: Final = _IDLE | getattr(select, "EPOLLOUT", 0)
+_WRITABLE: Final = getattr(select, "EPOLLOUT", 0)
+# Edge-triggered: once it was blocked, a socket tells each time that it can be written to again,
+# and needs no word of ours for it.
+_BLOCKED: Final = _IDLE | _WRITABLE | getattr(select, "EPOLLET", 0)
 _GONE: Final = (
     getattr(select, "EPOLLRDHUP", 0)
     | getattr(select, "EPOLLHUP", 0)
@@ -71,9 +74,9 @@ class Sockets:
             outlet.begin(unsent)
         return outlet
 
-    def wait(self, descriptor: int, *, to_write: bool) -> None:
-        """Have it told when `descriptor` can be written to, or no more."""
-        self._epoll.modify(descriptor, _BLOCKED if to_write else _IDLE)
+    def mind(self, descriptor: int) -> None:
+        """Have it told from now on when `descriptor` can be written to again."""
+        self._epoll.modify(descriptor, _BLOCKED)
 
     def release(self, descriptor: int, *, is_gone: bool) -> None:
         """Let go of it, and close it; `is_gone`: its client has closed it."""
@@ -97,7 +100,7 @@ class Sockets:
                 continue
             if mask & _GONE or (mask & _IDLE and not _is_there(descriptor)):
                 outlet.gone()
-            elif mask & _BLOCKED:
+            elif mask & _WRITABLE:
                 outlet.unblock()
 
 
@@ -114,13 +117,14 @@ def _is_there(descriptor: int) -> bool:
 class SocketOutlet(Outlet):
     """Straight to the socket, framed as chunks of HTTP/1.1."""
 
-    __slots__ = ("_descriptor", "_sockets", "_waiting")
+    __slots__ = ("_descriptor", "_is_minded", "_sockets", "_waiting")
 
     def __init__(self, sockets: Sockets, descriptor: int) -> None:
         super().__init__()
         self._sockets = sockets
         self._descriptor = descriptor
         self._waiting: asyncio.Future[None] | None = None
+        self._is_minded = False
 
     def begin(self, unsent: bytes) -> None:
         """Send what comes before all frames: a few KiB, into a connection that is empty."""
@@ -149,11 +153,10 @@ class SocketOutlet(Outlet):
     async def _rest(self, chunk: memoryview) -> None:
         while self._descriptor >= 0 and chunk:
             self._waiting = asyncio.get_running_loop().create_future()
-            self._sockets.wait(self._descriptor, to_write=True)
+            if not self._is_minded:
+                self._is_minded = True
+                self._sockets.mind(self._descriptor)
             await self._waiting
-            if self._descriptor < 0:
-                return
-            self._sockets.wait(self._descriptor, to_write=False)
             try:
                 chunk = chunk[os.write(self._descriptor, chunk) :]
             except BlockingIOError:

@@ -54,6 +54,8 @@ def encode(
     body = data if isinstance(data, bytes) else _utf8("data", data)
     if _LF in body or _CR in body:
         body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
+    if id is None and event is None and retry is None:
+        return b"data: %b\n\n" % body
     # A short cut for what every stored event looks like. Printable text contains none of CR, LF,
     # NUL and surrogates; text that is not printable may still be legal, and is looked at below.
     if retry is None and id and event and id.isprintable() and event.isprintable():

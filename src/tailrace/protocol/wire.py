@@ -27,8 +27,9 @@ RETRY_AFTER_SHUTDOWN_MS: Final = 500
 HEARTBEAT_SECONDS: Final = 15.0
 """Silence after which a comment is sent. Proxies commonly cut at 29 to 60 s."""
 
-WRITE_DEADLINE_SECONDS: Final = 30.0
-"""How long one send may be held up by a watcher that does not read."""
+WRITE_DEADLINE_SECONDS: Final = 25.0
+"""How long one send may be held up by a watcher that does not read: it is gone 30 s after its
+last byte, with what the kernels take before anything is held up."""
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """Bound of a request body, in bytes."""

@@ -525,7 +525,8 @@ async def test_what_is_held_goes_in_any_case() -> None:
         watcher = await Client.open(server.port, "/")
         party.append(watcher)
         await watcher.until(lambda w: w.is_complete, "complete")
-        assert (watcher.status, watcher.body) == (200, b"onetwo")
+        assert watcher.status == 200
+        assert watcher.body == b"onetwo"
 
 
 # --- requests that never end -----------------------------------------------------------
