@@ -8,7 +8,9 @@ from typing import Final, cast
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tailrace.errors import CursorFromFuture, LogError, RunUnknown
 from tailrace.eventlog.contract import EventLog
+from tailrace.http import problems
 from tailrace.http.feeds import Connection, Feed, Streaming
 from tailrace.http.stream import Telling
 from tailrace.hub import Hub
@@ -41,14 +43,18 @@ class Playback(Streaming):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         telling = self._telling
-        async with self._hub.subscribe(
-            self._run, telling.cursor, telling.projection, telling.types
-        ) as (subscription, start):
-            if start.kind is Kind.FINISHED:
-                await Response(status_code=204)(scope, receive, send)
-            else:
-                self.headers[LAST_EVENT_ID] = str(Cursor(subscription.epoch, start.after))
-                await self.stream(subscription, scope, receive, send)
+        try:
+            async with self._hub.subscribe(
+                self._run, telling.cursor, telling.projection, telling.types
+            ) as (subscription, start):
+                if start.kind is Kind.FINISHED:
+                    await Response(status_code=204)(scope, receive, send)
+                else:
+                    self.headers[LAST_EVENT_ID] = str(Cursor(subscription.epoch, start.after))
+                    await self.stream(subscription, scope, receive, send)
+        except (RunUnknown, CursorFromFuture, LogError) as error:
+            # Raised before anything was sent: later ones are told within the stream.
+            await problems.response(error)(scope, receive, send)
 
     async def tell(self, feed: Feed, connection: Connection) -> None:
         """Send the events one by one."""
