@@ -157,26 +157,32 @@ class Channel:
                 break
             ahead.append(block)
         parts: list[bytes] = []
-        size, reached = 0, cursor
-        while ahead and size < CHUNK_BYTES:
+        size, work, reached = 0, 0, cursor
+        # A filter may let nothing through of all that has to be encoded for it.
+        while ahead and size < CHUNK_BYTES and work < PIECE_BYTES:
             block = ahead.pop()
-            part = self._tell(block, cursor, projection, types)
+            part, is_new = self._tell(block, cursor, projection, types)
             parts.append(part)
             size += len(part)
+            work += len(block.wire) if is_new else 0
             reached = block.last
         return Taken(parts[0] if len(parts) == 1 else b"".join(parts), reached)
 
-    def _tell(self, block: Block, cursor: int, projection: Projection, types: Types) -> bytes:
+    def _tell(
+        self, block: Block, cursor: int, projection: Projection, types: Types
+    ) -> tuple[bytes, bool]:
+        """What is told of a block after `cursor`, and whether that was work."""
         if cursor >= block.first:
-            return projection.tell(block.after(cursor), types)
+            return projection.tell(block.after(cursor), types), True
         kinds = self._told.setdefault(block.first, {})
         told = kinds.get((projection.name, types))
-        if told is None:
-            told = projection.tell(block, types)
-            if self._told_size < _SHARED_BYTES:
-                kinds[projection.name, types] = told
-                self._told_size += len(told) + _ENTRY_BYTES
-        return told
+        if told is not None:
+            return told, False
+        told = projection.tell(block, types)
+        if self._told_size < _SHARED_BYTES:
+            kinds[projection.name, types] = told
+            self._told_size += len(told) + _ENTRY_BYTES
+        return told, told is not block.wire
 
     def _drop_oldest(self) -> None:
         block = self._tail.popleft()

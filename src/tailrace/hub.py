@@ -184,6 +184,9 @@ class Hub:
 
     def watch(self, channel: Channel, start: Resume, manner: Manner, outlet: Outlet) -> None:
         """Send a run's events to `outlet`, to the end or until its watcher has left."""
+        if outlet.has_left:
+            # While the first bytes were sent.
+            return
         channel.users += 1
         self._watchers += 1
         lane = self._lanes.get((channel, *manner.key))
@@ -240,6 +243,8 @@ class Hub:
     def _retire(self, cohort: Cohort) -> None:
         channel = cohort.reader.channel
         self._part(channel, cohort.reader)
+        # It may be in the midst of a long history, for nobody.
+        cohort.reader.close(End.LEFT)
         self.clock.disconnect(cohort)
         key = (channel, *cohort.manner.key)
         if self._lanes.get(key) is cohort:

@@ -51,10 +51,11 @@ class Holder(Protocol):
 class Outlet(ABC):
     """One watcher's way out, held by one `holder` at a time."""
 
-    __slots__ = ("holder",)
+    __slots__ = ("has_left", "holder")
 
     def __init__(self) -> None:
         self.holder: Holder | None = None
+        self.has_left = False
 
     @abstractmethod
     def push(self, frame: Frame) -> Awaitable[None] | None:
@@ -72,6 +73,7 @@ class Outlet(ABC):
 
     def left(self) -> None:
         """The watcher has left."""
+        self.has_left = True
         holder, self.holder = self.holder, None
         if holder is not None:
             holder.drop(self)

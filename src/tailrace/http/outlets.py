@@ -56,8 +56,10 @@ class Rest:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         awaited = self._awaited
-        go_on: Callable[[Any], Any] = self._coroutine.send
-        given: Any = None
+        walk = self._coroutine
+        # granian's are iterators and no more: they take nothing, and cannot be thrown into.
+        send: Callable[[Any], Any] = getattr(walk, "send", lambda _: next(walk))
+        go_on, given = send, None
         while True:
             if awaited is _NOTHING:
                 try:
@@ -65,13 +67,16 @@ class Rest:
                 except StopIteration as end:
                     return end.value
             try:
-                given = yield awaited
-                go_on = self._coroutine.send
+                given, go_on = (yield awaited), send
             except GeneratorExit:
-                self._coroutine.close()
+                getattr(walk, "close", bool)()
                 raise
-            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
-                given, go_on = error, self._coroutine.throw
+            except BaseException as error:
+                throw = getattr(walk, "throw", None)
+                if throw is None:
+                    raise
+                # It is the coroutine's.
+                given, go_on = error, throw
             awaited = _NOTHING
 
 
@@ -126,7 +131,7 @@ class AsgiOutlet(Outlet):
     """By the server's `send`. The request's own task waits in `listen` for the client to leave."""
 
     __slots__ = (
-        "_context", "_is_bare", "_is_cancelled", "_is_listening", "_is_over", "_receive",
+        "_context", "_is_bare", "_is_cancelled", "_is_listening", "_receive",
         "_scope", "_send", "_steps", "_task",
     )  # fmt: skip
 
@@ -142,13 +147,12 @@ class AsgiOutlet(Outlet):
         self._task: Any = asyncio.current_task()
         # Middleware may look at its context variables within `send`.
         self._context = contextvars.copy_context()
-        self._is_over = False
         self._is_listening = False
         self._is_cancelled = False
 
     def push(self, frame: Frame) -> Awaitable[None] | None:
         """See `outlet.Outlet`."""
-        if self._is_over:
+        if self.has_left:
             return None
         # The bytes are shared, and not the dict: Starlette's GZip writes into it.
         message = {
@@ -192,7 +196,7 @@ class AsgiOutlet(Outlet):
 
     async def listen(self) -> None:
         """Wait until the client has left, or has it all."""
-        if self._is_over:
+        if self.has_left:
             return
         self._is_listening = True
         try:
@@ -211,7 +215,6 @@ class AsgiOutlet(Outlet):
     def left(self) -> None:
         """See `outlet.Outlet`."""
         super().left()
-        self._is_over = True
         if self._is_listening:
             self._end(_TURNS)
 
