@@ -54,6 +54,9 @@ async def test_nothing_is_left_of_them(kind: str, tmp_path: Path) -> None:
         busy = served.start("count", events=100_000, every=0.005)
         # Once, so that whatever is made for good is there.
         await visited(served, served.events_of(idle), 2 * AT_ONCE)
+        # The threads that read the log, too, each with its files.
+        asking = (asyncio.to_thread(served.ask, "GET", "/runs") for _ in range(4 * AT_ONCE))
+        await asyncio.gather(*asking)
         await eventually(lambda: counted(served)["connections"] == 0, "the first have left")
         await asyncio.sleep(0)
         before = counted(served)
