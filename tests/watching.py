@@ -180,9 +180,11 @@ class Watcher(asyncio.Protocol):
     def vanish(self) -> None:
         """End with a reset, as a process that is killed does."""
         linger = struct.pack("ii", 1, 0)
-        self.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, linger
-        )
+        # The server may have been first, and have ended what it had sent all of.
+        with contextlib.suppress(OSError):
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger
+            )
         self.transport.abort()
 
     def __repr__(self) -> str:
