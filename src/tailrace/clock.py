@@ -51,8 +51,10 @@ class Clock:
         """Stop looking after it."""
         self._wheel.disarm(timed)
 
-    def arm(self, timed: Timed, at: float) -> None:
-        """Look at a stream once `at` (monotonic seconds) is over, or before."""
+    def arm(self, timed: Timed, at: float | None) -> None:
+        """Look at a stream once `at` (monotonic seconds) is over, or before; not for None."""
+        if at is None:
+            return
         self._wheel.arm(timed, at)
         if self._timer is None:
             self._schedule()
@@ -87,5 +89,4 @@ class Clock:
         except Exception as error:  # noqa: BLE001 - its own fault, and the care for all goes on
             told = {"message": "A stream could not be looked after", "exception": error}
             asyncio.get_running_loop().call_exception_handler(told)
-        if again is not None:
-            self.arm(timed, again)
+        self.arm(timed, again)

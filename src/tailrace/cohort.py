@@ -57,8 +57,8 @@ class Home(Protocol):
     def schedule(self, due: Due) -> None:
         """Have it flow soon."""
 
-    def arm(self, timed: Timed, at: float) -> None:
-        """Have it looked at, at that time."""
+    def arm(self, timed: Timed, at: float | None) -> None:
+        """Have it looked at, at that time; not for None."""
 
     def fork(self, reader: Subscription, cohort: Cohort) -> Subscription:
         """A reader for `cohort` where the given one is."""
@@ -137,7 +137,7 @@ class Cohort:
         """The server goes away: end the stream properly, and soon."""
         if self._pulse.leave(time.monotonic()):
             self.reader.close(End.SHUTDOWN)
-            self._mind()
+            self._home.arm(self, self._pulse.deadline)
 
     # --- sending ---------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Cohort:
         if rest is None:
             return
         self._pulse.block(time.monotonic())
-        self._mind()
+        self._home.arm(self, self._pulse.deadline)
         try:
             await rest
         except OSError:
@@ -279,11 +279,6 @@ class Cohort:
             self.drop(outlet)
 
     # --- the clock -------------------------------------------------------------------
-
-    def _mind(self) -> None:
-        deadline = self._pulse.deadline
-        if deadline is not None:
-            self._home.arm(self, deadline)
 
     def beat(self, now: float) -> float | None:
         """See `rounds.Timed`."""

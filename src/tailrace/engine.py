@@ -211,8 +211,7 @@ class Engine:
         in a thread it would slow down every stream of this process. Everything works as it
         does here, but the function's module is imported anew, so the program that starts the
         server needs its `if __name__ == "__main__":`, and the function a name at module level.
-        Starting takes about 0.3 s and 40 MiB, and what the module's imports take. Not on
-        Windows.
+        Starting takes a new interpreter, and what the module's imports take. Not on Windows.
 
         Raises TypeError for type hints that make no schema, or a function that another
         process could not find; ValueError for a taken name.

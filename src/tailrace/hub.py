@@ -207,7 +207,7 @@ class Hub:
         """See `cohort.Home`."""
         self._rounds.schedule(due)
 
-    def arm(self, timed: Timed, at: float) -> None:
+    def arm(self, timed: Timed, at: float | None) -> None:
         """See `cohort.Home`."""
         self.clock.arm(timed, at)
 

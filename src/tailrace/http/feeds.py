@@ -90,17 +90,12 @@ class Connection:
         """See `rounds.Timed`."""
         if self._pulse.leave(time.monotonic()):
             self._feed.close(End.SHUTDOWN)
-            self._mind()
-
-    def _mind(self) -> None:
-        deadline = self._pulse.deadline
-        if deadline is not None:
-            self._arm(self, deadline)
+            self._arm(self, self._pulse.deadline)
 
     async def _tell(self, message: Message) -> None:
         """Send; the clock watches how long it takes."""
         self._pulse.block(time.monotonic())
-        self._mind()
+        self._arm(self, self._pulse.deadline)
         try:
             await self._send(message)
         finally:

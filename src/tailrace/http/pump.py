@@ -154,7 +154,7 @@ class Pump:
 
     async def _drained(self, rest: Awaitable[None]) -> None:
         self._pulse.block(time.monotonic())
-        self._clock.arm(self, self._pulse.deadline or 0.0)
+        self._clock.arm(self, self._pulse.deadline)
         try:
             await rest
         except OSError:
@@ -178,8 +178,7 @@ class Pump:
         """See `rounds.Timed`."""
         if self._pulse.leave(time.monotonic()):
             self._stop(End.SHUTDOWN)
-            if self._pulse.deadline is not None:
-                self._clock.arm(self, self._pulse.deadline)
+            self._clock.arm(self, self._pulse.deadline)
 
     def _stop(self, end: End) -> None:
         if self._end is None:
