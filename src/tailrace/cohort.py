@@ -71,10 +71,11 @@ class Home(Protocol):
 
 
 class Cohort:
-    """See the module."""
+    """See the module. `lane` is what those have in common who may join each other."""
 
-    def __init__(self, home: Home, manner: Manner) -> None:
+    def __init__(self, home: Home, manner: Manner, lane: tuple[object, ...]) -> None:
         self.manner = manner
+        self.lane = lane
         self.members: set[Outlet] = set()
         self.is_due = False
         self.reader: Subscription
@@ -207,7 +208,7 @@ class Cohort:
             self._rest = rest
             return
         self.members.discard(outlet)
-        alone = Cohort(self._home, self.manner)
+        alone = Cohort(self._home, self.manner, self.lane)
         alone.reader = self._home.fork(self.reader, alone)
         alone.adopt([outlet])
         alone._frame = self._frame

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
 from tailrace.http import app, problems, runs
@@ -68,13 +69,8 @@ def _telling(run: str, request: Request) -> Telling:
             "This response streams a run live; it is no page and has no speed.",
             fix=f"GET /runs/{run}/events takes format=json and speed.",
         )
-    return Telling(
-        # What a POST answers with was not there before: whatever id the client sends, it is
-        # that of another run.
-        cursor=wish.cursor if request.method in ("GET", "HEAD") else Cursor(0, 0),
-        projection=wish.projection,
-        types=wish.types,
-        tick=wish.tick,
-        # Ticks tell how long this watcher has waited: usually it started the run as well.
-        began=time.time(),
-    )
+    # What a POST answers with was not there before: whatever id the client sends, it is that of
+    # another run.
+    cursor = wish.cursor if request.method in ("GET", "HEAD") else Cursor(0, 0)
+    # Ticks tell how long this watcher has waited: usually it started the run as well.
+    return Telling(cursor, Manner(wish.projection, wish.types, wish.tick, time.time()))

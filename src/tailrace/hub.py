@@ -189,10 +189,11 @@ class Hub:
             return
         channel.users += 1
         self._watchers += 1
-        lane = self._lanes.get((channel, *manner.key))
+        key = (channel, *manner.key)
+        lane = self._lanes.get(key)
         if lane is not None and start.lost is None and lane.admit(start.after, outlet):
             return
-        cohort = Cohort(self, manner)
+        cohort = Cohort(self, manner, key)
         cohort.reader = Subscription(
             self._log, channel, start, manner.projection, manner.types, cohort.wake
         )
@@ -222,12 +223,11 @@ class Hub:
         """See `cohort.Home`."""
         if not cohort.members:
             return
-        key = (cohort.reader.channel, *cohort.manner.key)
-        lane = self._lanes.get(key)
+        lane = self._lanes.get(cohort.lane)
         if lane is cohort:
             return
         if lane is None or lane.is_blocked or lane.reader.end is not None:
-            self._lanes[key] = cohort
+            self._lanes[cohort.lane] = cohort
         elif lane.reader.cursor == cohort.reader.cursor:
             lane.adopt(cohort.members)
             cohort.members.clear()
@@ -241,14 +241,12 @@ class Hub:
         self.release(cohort.reader.channel)
 
     def _retire(self, cohort: Cohort) -> None:
-        channel = cohort.reader.channel
-        self._part(channel, cohort.reader)
+        self._part(cohort.reader.channel, cohort.reader)
         # It may be in the midst of a long history, for nobody.
         cohort.reader.close(End.LEFT)
         self.clock.disconnect(cohort)
-        key = (channel, *cohort.manner.key)
-        if self._lanes.get(key) is cohort:
-            del self._lanes[key]
+        if self._lanes.get(cohort.lane) is cohort:
+            del self._lanes[cohort.lane]
 
     # --- begin and end ---------------------------------------------------------------
 

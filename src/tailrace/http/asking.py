@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -61,9 +60,7 @@ def asked(
     named = query.get("format")
     return Asked(
         cursor=cursor(query, headers.get(LAST_EVENT_ID)),
-        projection=_projection(
-            _preferred(_accepted(headers), default, tuple(offered)) if named is None else named
-        ),
+        projection=_projection(_preferred(headers, default, offered) if named is None else named),
         types=_types(query.get("types")),
         speed=_number(query, "speed", *SPEEDS),
         tick=_number(query, "tick", *TICKS),
@@ -96,14 +93,9 @@ def _projection(name: str) -> Projection | None:
     return stream(name)
 
 
-def _accepted(headers: Headers) -> str:
-    return ",".join(headers.getlist("accept"))
-
-
-# Of the same few clients most come with the same few words.
-@lru_cache(maxsize=128)
-def _preferred(accept: str, default: str, offered: tuple[str, ...]) -> str:
+def _preferred(headers: Headers, default: str, offered: Collection[str]) -> str:
     """The format an Accept header prefers (RFC 9110 §12.5.1): by weight, then as listed."""
+    accept = ",".join(headers.getlist("accept"))
     ranges = _ranges(accept)
     if not ranges:
         return default

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import TailraceError
 from tailrace.http.asking import Asked, asked
-from tailrace.http.runs import told
+from tailrace.http.runs import mounted, told
 from tailrace.http.stream import RunStream
 from tailrace.protocol.wire import LAST_EVENT_ID
 
@@ -34,7 +34,7 @@ class Crowd:
         """Answer, if the request is one of these; whether it was."""
         if scope["type"] != "http" or scope["method"] != "GET":
             return False
-        match = _PATH.fullmatch(_route(scope))
+        match = _PATH.fullmatch(mounted(scope)[1])
         if match is None:
             return False
         accept = last = b""
@@ -53,13 +53,6 @@ class Crowd:
         telling = told(record, wish, wish.projection, wish.cursor)
         await RunStream(self._engine.hub, record.id, telling)(scope, receive, send)
         return True
-
-
-def _route(scope: Scope) -> str:
-    """The path below where the app is mounted (ASGI: `path` has `root_path` in front)."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 # A crowd says the same; those that come back differ in their last id.

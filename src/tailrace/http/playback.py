@@ -42,11 +42,12 @@ class Playback(Streaming):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        telling = self._telling
+        cursor, manner = self._telling
         try:
-            async with self._hub.subscribe(
-                self._run, telling.cursor, telling.projection, telling.types
-            ) as (subscription, start):
+            async with self._hub.subscribe(self._run, cursor, manner.projection, manner.types) as (
+                subscription,
+                start,
+            ):
                 if start.kind is Kind.FINISHED:
                     await Response(status_code=204)(scope, receive, send)
                 else:
@@ -59,7 +60,7 @@ class Playback(Streaming):
     async def tell(self, feed: Feed, connection: Connection) -> None:
         """Send the events one by one."""
         subscription = cast("Subscription", feed)
-        projection, types = subscription.projection, self._telling.types
+        projection, types = subscription.projection, self._manner.types
         # What was missing from the start on comes before the first event.
         await self._pause(0.0, subscription, connection)
         while subscription.end is None:

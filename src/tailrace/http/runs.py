@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from starlette.types import Scope
 
+from tailrace.cohort import Manner
 from tailrace.engine import LOCAL, Engine
 from tailrace.errors import InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer, progressed
@@ -59,11 +61,16 @@ def prefix(request: Request) -> str:
     """What stands before `/runs` as the client sees it: a proxy's path, a mount, a router's
     prefix. Quoted, because a host's path may have parameters and so be anybody's text.
     """
-    root = str(request.scope.get("root_path", "")).rstrip("/")
-    path = str(request.scope["path"])
-    # Servers differ in whether the path repeats the root.
-    inner = path[len(root) :] if path == root or path.startswith(f"{root}/") else path
+    root, inner = mounted(request.scope)
     return quote(root + inner[: inner.rindex("/runs")])
+
+
+def mounted(scope: Scope) -> tuple[str, str]:
+    """Where the app is mounted, and the path below that."""
+    root = str(scope.get("root_path", "")).rstrip("/")
+    path = str(scope["path"])
+    # Servers differ in whether the path repeats the root.
+    return root, path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -217,7 +224,7 @@ class _Runs:
         """The bytes a script wrote, live to the end."""
         after = cursor(request.query_params)
         await self._engine.watchable(run, LOCAL)
-        telling = Telling(cursor=after, projection=Output(stream))
+        telling = Telling(after, Manner(Output(stream)))
         return RunStream(self._engine.hub, run, telling)
 
     async def append(self, run: _Run, body: AppendEvents) -> Response:
@@ -277,13 +284,8 @@ class _Runs:
 
 def told(record: RunRecord, wish: Asked, projection: Projection, after: Cursor | str) -> Telling:
     """How a watcher of a run wants to be told."""
-    return Telling(
-        cursor=after,
-        projection=projection,
-        types=wish.types,
-        tick=wish.tick,
-        began=record.started_at or record.created_at,
-    )
+    began = record.started_at or record.created_at
+    return Telling(after, Manner(projection, wish.types, wish.tick, began))
 
 
 def _fitting(found: Sequence[RunRecord]) -> Sequence[RunRecord]:

@@ -7,8 +7,7 @@ through ASGI, the hub sends the rest, and the bytes are the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,7 +18,6 @@ from tailrace.http import problems
 from tailrace.http.outlets import AsgiOutlet, opened
 from tailrace.hub import Hub
 from tailrace.outlet import Outlet
-from tailrace.projections.contract import Projection, Types
 from tailrace.protocol.cursor import Cursor, Kind, Resume
 from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
 
@@ -27,22 +25,11 @@ from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
 _FIRST_BYTES: Final = 8 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Telling:
-    """How a watcher wants to be told: after which cursor, in which format, which types,
-    and with a `tick` of the elapsed time every so many seconds since `began`.
-    """
+class Telling(NamedTuple):
+    """What a watcher wants: after which cursor, and in the manner that it may share."""
 
     cursor: Cursor | str
-    projection: Projection
-    types: Types = None
-    tick: float | None = None
-    began: float | None = None
-
-    @property
-    def manner(self) -> Manner:
-        """All but the cursor: what watchers may have in common."""
-        return Manner(self.projection, self.types, self.tick, self.began)
+    manner: Manner
 
 
 class RunStream(Response):
@@ -65,7 +52,7 @@ class RunStream(Response):
         self.background = None
         self.raw_headers = [
             *((name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()),
-            (b"content-type", telling.projection.media_type.encode()),
+            (b"content-type", telling.manner.projection.media_type.encode()),
             *STREAM_HEADERS,
         ]
         self._hub = hub
