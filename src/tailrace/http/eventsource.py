@@ -7,8 +7,6 @@ at once, a busy one at most every 5 ms.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
 
@@ -17,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tailrace.http.items import threaded
-from tailrace.http.outlets import AsgiOutlet, begun
-from tailrace.http.pump import OPENING, Crowd, Pump
+from tailrace.http.outlets import AsgiOutlet, begun, listening
+from tailrace.http.pump import OPENING, Pump, Pumps
 from tailrace.protocol.wire import EVENT_STREAM, HEARTBEAT_SECONDS, STREAM_HEADERS
 
 
@@ -62,26 +60,13 @@ class EventSourceResponse(Response):
         outlet = AsgiOutlet(scope, receive, send, steps=is_plain)
         content = self._content
         items = content if isinstance(content, AsyncIterable) else threaded(content)
-        crowd = Crowd.here()
-        pump = Pump(outlet, items, crowd.clock, self._ping)
-        crowd.join(pump)
-        listening = asyncio.create_task(_listen(receive, pump))
+        pumps = Pumps.here()
+        pump = Pump(outlet, items, pumps.clock, self._ping)
+        pumps.join(pump)
         try:
-            await pump.run()
+            async with listening(receive, pump.drop):
+                await pump.run()
         finally:
-            crowd.part(pump)
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await listening
+            pumps.part(pump)
         if self.background is not None:
             await self.background()
-
-
-async def _listen(receive: Receive, pump: Pump) -> None:
-    """Wait for the client to leave."""
-    try:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    finally:
-        # Also where a server, or middleware, raises to say so.
-        pump.drop()

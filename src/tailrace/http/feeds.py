@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Protocol
 
 from starlette.responses import Response
@@ -18,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tailrace.cohort import Manner
 from tailrace.errors import TailraceError
 from tailrace.http import cut
+from tailrace.http.outlets import listening
 from tailrace.hub import Hub
 from tailrace.outlet import End
 from tailrace.protocol import events
@@ -125,23 +127,23 @@ class Streaming(Response):
         """Send `feed` to its end, or until the client leaves or the server goes away."""
         connection = Connection(self._hub, feed, self._manner, scope, receive, send)
         self._hub.connect(connection)
-        listening = asyncio.create_task(_listen(receive, feed))
         try:
-            await connection.start(self.status_code, self.raw_headers)
-            await connection.body(self._manner.projection.opening)
-            try:
-                await self.tell(feed, connection)
-            except TailraceError as error:
-                told = self._manner.projection.control(events.ERROR, document(error))
-                await connection.body(told)
-            if feed.end is not End.LEFT:
-                hint = RETRY_AFTER_SHUTDOWN_MS if feed.end is End.SHUTDOWN else None
-                await connection.body(self._manner.projection.closing(hint), more=False)
-            if feed.end is End.SHUTDOWN:
-                # What was just sent may wait, in the server, for a client that does not read,
-                # and the server with it.
-                loop = asyncio.get_running_loop()
-                loop.call_later(LEAVE_SECONDS, cut.cut_unless_read, scope)
+            async with listening(receive, partial(feed.close, End.LEFT)):
+                await connection.start(self.status_code, self.raw_headers)
+                await connection.body(self._manner.projection.opening)
+                try:
+                    await self.tell(feed, connection)
+                except TailraceError as error:
+                    told = self._manner.projection.control(events.ERROR, document(error))
+                    await connection.body(told)
+                if feed.end is not End.LEFT:
+                    hint = RETRY_AFTER_SHUTDOWN_MS if feed.end is End.SHUTDOWN else None
+                    await connection.body(self._manner.projection.closing(hint), more=False)
+                if feed.end is End.SHUTDOWN:
+                    # What was just sent may wait, in the server, for a client that does not read,
+                    # and the server with it.
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(LEAVE_SECONDS, cut.cut_unless_read, scope)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not connection.is_cancelled or task is None or task.uncancel():
@@ -151,9 +153,6 @@ class Streaming(Response):
             pass
         finally:
             self._hub.disconnect(connection)
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await listening
 
     async def tell(self, feed: Feed, connection: Connection) -> None:
         """Send the feed's chunks."""
@@ -165,13 +164,3 @@ class Streaming(Response):
                     # A send into an empty buffer does not suspend; without this a long
                     # replay would freeze everybody else, and never see its client go.
                     await asyncio.sleep(0)
-
-
-async def _listen(receive: Receive, feed: Feed) -> None:
-    """Wait for the client to leave."""
-    try:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    finally:
-        # Also where a server, or middleware, raises to say so.
-        feed.close(End.LEFT)

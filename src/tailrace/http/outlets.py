@@ -7,8 +7,9 @@ at its first step, so the hub takes that step itself, and no task is needed for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
@@ -88,6 +89,32 @@ def step(awaitable: Awaitable[None], run: Run = _plainly) -> Awaitable[None] | N
     except StopIteration:
         return None
     return Rest(coroutine, awaited, run)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Wait for the client to leave; a server, or middleware, may also raise to say so."""
+    with contextlib.suppress(OSError):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+@contextlib.asynccontextmanager
+async def listening(receive: Receive, left: Callable[[], None]) -> AsyncIterator[None]:
+    """Have `left` called when the client leaves while the block lasts, and at its end."""
+
+    async def listen() -> None:
+        try:
+            await until_gone(receive)
+        finally:
+            left()
+
+    task = asyncio.create_task(listen())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def begun(send: Send, status: int, headers: Headers, opening: bytes) -> bool:
@@ -200,11 +227,7 @@ class AsgiOutlet(Outlet):
             return
         self._is_listening = True
         try:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-        except OSError:
-            # A server's, or middleware's, way to say so.
-            pass
+            await until_gone(self._receive)
         except asyncio.CancelledError:
             if not self._is_cancelled or self._task.uncancel():
                 raise

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Any, ClassVar, Final
-from weakref import WeakKeyDictionary
+from typing import Any, Final
 
 from tailrace.clock import Clock
 from tailrace.farewell import chained, signs
 from tailrace.http.items import framed
 from tailrace.http.outlets import Rest
 from tailrace.outlet import End, Frame, Outlet
+from tailrace.perloop import PerLoop
 from tailrace.protocol import sse
 from tailrace.protocol.wire import HEARTBEAT_SECONDS, RETRY_AFTER_SHUTDOWN_MS, RETRY_MS
 from tailrace.pulse import Act, Pulse
@@ -207,26 +207,15 @@ class Pump:
         return again
 
 
-class Crowd:
+class Pumps(PerLoop):
     """The pumps of one event loop. They belong to no engine, so this is who learns for them
     that the server goes away.
     """
-
-    _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Crowd]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self.clock = Clock()
         self._pumps: set[Pump] = set()
         self._signals = contextlib.ExitStack()
-
-    @classmethod
-    def here(cls) -> Crowd:
-        """That of the running loop."""
-        loop = asyncio.get_running_loop()
-        found = cls._all.get(loop)
-        if found is None:
-            found = cls._all[loop] = cls()
-        return found
 
     def join(self, pump: Pump) -> None:
         """Look after a pump."""

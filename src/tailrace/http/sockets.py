@@ -14,9 +14,9 @@ import socket
 import struct
 from collections.abc import Awaitable
 from typing import Any, ClassVar, Final
-from weakref import WeakKeyDictionary
 
 from tailrace.outlet import End, Frame, Outlet
+from tailrace.perloop import PerLoop
 
 _IDLE: Final = getattr(select, "EPOLLIN", 0) | getattr(select, "EPOLLRDHUP", 0)
 _WRITABLE: Final = getattr(select, "EPOLLOUT", 0)
@@ -35,26 +35,15 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _JUNK_BYTES: Final = 4096
 
 
-class Sockets:
+class Sockets(PerLoop):
     """The handed-over sockets of one event loop. Without any it holds no descriptor."""
 
     count: ClassVar[int] = 0
     """How many are open in this process."""
 
-    _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Sockets]] = WeakKeyDictionary()
-
     def __init__(self) -> None:
         self._outlets: dict[int, SocketOutlet] = {}
         self._epoll: Any = None
-
-    @classmethod
-    def here(cls) -> Sockets:
-        """Those of the running loop."""
-        loop = asyncio.get_running_loop()
-        found = cls._all.get(loop)
-        if found is None:
-            found = cls._all[loop] = cls()
-        return found
 
     def __len__(self) -> int:
         """How many are open."""

@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
-from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailrace.http.outlets import DIRECT
 from tailrace.http.sockets import Sockets
+from tailrace.perloop import PerLoop
 
 REQUEST_SECONDS: Final = 20.0
 """How long the head of a request may take, or BODY_BYTES of its body."""
@@ -36,25 +36,15 @@ _LATE: Final = b"408 Request Timeout", b"The request did not come to its end in 
 _IS_OFFERED: Final = sys.platform == "linux"
 
 
-class Patience:
+class Patience(PerLoop):
     """How long each connection of one event loop has owed us the rest of a request.
 
     In the order in which they began to, so that a look at the first ones is enough.
     """
 
-    _all: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Patience]] = WeakKeyDictionary()
-
     def __init__(self) -> None:
         self._since: dict[Protocol, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Patience:
-        """That of an event loop."""
-        found = cls._all.get(loop)
-        if found is None:
-            found = cls._all[loop] = cls()
-        return found
 
     def begin(self, protocol: Protocol) -> None:
         """It owes us something, from now on."""
@@ -188,7 +178,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._patience = Patience.of(self.loop)
+        self._patience = Patience.here()
         self._body_seen = 0
         limit = self.max_connections
         if limit is not None and len(self.connections) + Sockets.count > limit:

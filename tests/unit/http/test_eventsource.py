@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from tailrace import EventSourceResponse
 from tailrace.http import pump
-from tailrace.http.pump import Crowd
+from tailrace.http.pump import Pumps
 from tests.visitor import Visitor
 from tests.waiting import turns, until
 
@@ -45,7 +45,7 @@ async def test_the_whole_of_it() -> None:
     told = b'data: one\n\nevent: x\ndata: two\n\ndata: {"three":3}\n\n'
     assert answer.body == OPENING + told + b": end\n"
     assert answer.is_complete
-    assert not Crowd.here()._pumps
+    assert not Pumps.here()._pumps
 
 
 async def test_a_header_of_ones_own_wins() -> None:
@@ -125,7 +125,7 @@ async def test_who_leaves_cancels_the_generator() -> None:
     await until(lambda: visit.is_over)
     assert [type(end) for end in ends] == [asyncio.CancelledError, str]
     assert not visit.is_complete
-    assert not Crowd.here()._pumps
+    assert not Pumps.here()._pumps
 
 
 async def test_who_leaves_in_the_midst_of_a_rush_ends_it() -> None:
@@ -153,7 +153,7 @@ async def test_a_server_that_goes_away() -> None:
 
     visit = Visitor(app(items)).open("GET", "/")
     await visit.told(b"one")
-    Crowd.here().clock.drain()
+    Pumps.here().clock.drain()
     await visit.over()
     assert visit.is_complete
     assert visit.body == OPENING + b"data: one\n\nretry: 500\n: end\n"
@@ -169,7 +169,7 @@ async def test_a_silent_stream_is_kept_alive() -> None:
 
     async with Visitor(app(items, ping=3)).visit("GET", "/") as visit:
         await visit.told(OPENING)
-        clock = Crowd.here().clock
+        clock = Pumps.here().clock
         now = asyncio.get_running_loop().time()
         clock.beat(now + 2)
         assert visit.body == OPENING
@@ -187,7 +187,7 @@ async def test_what_it_raises_is_the_servers_to_know() -> None:
         await visit.task
     assert isinstance(visit.task.exception(), ZeroDivisionError)
     assert not visit.is_complete
-    assert not Crowd.here()._pumps
+    assert not Pumps.here()._pumps
 
 
 async def test_a_client_that_does_not_read_holds_the_generator() -> None:
@@ -223,8 +223,8 @@ async def test_one_that_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
     visit = Visitor(app(items)).open("GET", "/")
     await visit.told(b"xxx")
     visit.stall()
-    clock = Crowd.here().clock
-    (running,) = Crowd.here()._pumps
+    clock = Pumps.here().clock
+    (running,) = Pumps.here()._pumps
     await until(lambda: running._blocked is not None)
     now = asyncio.get_running_loop().time()
     clock.beat(now + 31)

@@ -8,7 +8,7 @@ import pytest
 
 from tailrace.clock import Clock
 from tailrace.http import pump as pumps
-from tailrace.http.pump import OPENING, Crowd, Pump
+from tailrace.http.pump import OPENING, Pump, Pumps
 from tailrace.outlet import End, Frame, Outlet
 from tests.waiting import soon, turns, until
 
@@ -150,8 +150,8 @@ async def test_to_be_cancelled_by_others_is_passed_on() -> None:
 
 
 async def test_a_crowd_is_one_for_each_loop_and_ends_together() -> None:
-    crowd = Crowd.here()
-    assert crowd is Crowd.here()
+    crowd = Pumps.here()
+    assert crowd is Pumps.here()
     assert OPENING.startswith(b": ")
 
     async def items() -> AsyncIterator[str]:

@@ -619,7 +619,7 @@ async def test_an_app_that_reads_slowly_is_not_the_clients_fault(hasty: float) -
         )
         [one] = await soon(connections(server))
         await until(lambda: one.flow.read_paused, "paused")
-        patience = Patience.of(asyncio.get_running_loop())
+        patience = Patience.here()
         began = patience._since[one]
         # Looked at again and again, and put off each time.
         await until(lambda: patience._since[one] > began + 3 * hasty)
@@ -637,7 +637,7 @@ async def connections(server: Hosted) -> list[Any]:
 async def test_a_connection_that_rests_owes_nothing(stage: Stage) -> None:
     async with hosted(stage.runs.asgi) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        patience = Patience.of(asyncio.get_running_loop())
+        patience = Patience.here()
         for _ in range(2):
             writer.write(request("/healthz", "GET", {}, b""))
             head = await soon(reader.readuntil(b"\r\n\r\n"))
@@ -660,7 +660,7 @@ async def test_nor_does_a_stream(stage: Stage, around: Callable[[App], App]) -> 
         watcher = await Client.open(server.port, f"/runs/{run}/events")
         party.append(watcher)
         await watcher.told(b"I am")
-        patience = Patience.of(asyncio.get_running_loop())
+        patience = Patience.here()
         await until(lambda: patience._timer is None, "nobody is waited for")
         assert (await told(stage, watcher, run)).endswith(END)
 
@@ -690,7 +690,7 @@ async def test_nor_does_a_web_socket() -> None:
         writer.write(request("/", "GET", {**upgrade, "sec-websocket-key": key}, b""))
         assert (await soon(reader.readuntil(b"\r\n\r\n"))).startswith(b"HTTP/1.1 101")
         await soon(accepted.wait())
-        patience = Patience.of(asyncio.get_running_loop())
+        patience = Patience.here()
         await until(lambda: patience._timer is None, "nobody is waited for")
         assert not patience._since
         assert not reader.at_eof()
@@ -700,7 +700,7 @@ async def test_nor_does_a_web_socket() -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_one_who_leaves_is_not_waited_for(stage: Stage) -> None:
     async with hosted(stage.runs.asgi) as server:
-        patience = Patience.of(asyncio.get_running_loop())
+        patience = Patience.here()
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"GET / HT")
         await until(lambda: patience._since)
