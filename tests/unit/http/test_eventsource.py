@@ -54,14 +54,19 @@ async def test_a_header_of_ones_own_wins() -> None:
 
 
 async def test_what_is_yielded_without_waiting_leaves_in_one_send() -> None:
+    gate = asyncio.Event()
+
     async def items() -> AsyncIterator[str]:
         for number in range(500):
             yield f"number {number}"
-        await asyncio.sleep(0.05)
+        await gate.wait()
         yield "later"
 
-    answer = await Visitor(app(items)).get("/")
-    assert [chunk.count(b"data: ") for chunk in answer.chunks] == [0, 500, 1, 0]
+    visit = Visitor(app(items)).open("GET", "/")
+    await visit.told(b"number 499")
+    gate.set()
+    await visit.over()
+    assert [chunk.count(b"data: ") for chunk in visit.chunks] == [0, 500, 1, 0]
 
 
 async def test_the_first_byte_comes_before_the_first_item() -> None:
