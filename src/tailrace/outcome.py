@@ -30,10 +30,10 @@ from tailrace.eventlog.contract import Append, Commit, EventLog
 from tailrace.protocol import events
 from tailrace.protocol.events import Draft, draft, to_json
 from tailrace.protocol.lifecycle import TERMINAL, TERMINAL_EVENTS, Signal, State, after
+from tailrace.protocol.problems import said
 from tailrace.protocol.runs import RunRecord
 
 _RETRY_SECONDS: Final = 0.5
-_MESSAGE_CHARACTERS: Final = 10_000
 
 logger = logging.getLogger("tailrace.outcome")
 
@@ -93,16 +93,7 @@ def failure(error: BaseException) -> Outcome:
     """
     details = dict(error.details) if isinstance(error, TailraceError) else {}
     kind = type(error).__name__
-    return Outcome(Signal.FAIL, error={"error": _said(error) or kind, "type": kind, **details})
-
-
-def _said(error: BaseException) -> str:
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - somebody else's __str__
-        return ""
-    # Names of files may hold bytes that are no UTF-8; as lone surrogates they are no JSON.
-    return said[:_MESSAGE_CHARACTERS].encode(errors="replace").decode()
+    return Outcome(Signal.FAIL, error={"error": said(error) or kind, "type": kind, **details})
 
 
 async def settle(

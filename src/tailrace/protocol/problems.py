@@ -12,6 +12,7 @@ MAX_DETAIL: Final = 1000
 MAX_ERRORS: Final = 20
 MAX_WHERE: Final = 40
 _MAX_WHAT: Final = 200
+_MAX_SAID: Final = 10_000
 
 
 def document(error: TailraceError) -> dict[str, Any]:
@@ -28,6 +29,21 @@ def document(error: TailraceError) -> dict[str, Any]:
         "detail": shortened(str(error), MAX_DETAIL),
         "fix": error.fix,
     }
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, in at most 10,000 characters that JSON can carry."""
+    try:
+        return carried(str(error)[:_MAX_SAID])
+    except Exception:  # noqa: BLE001 - somebody else's __str__
+        return ""
+
+
+def carried(text: str) -> str:
+    """A text without what JSON cannot carry: names of files may hold bytes that are no UTF-8,
+    and lone surrogates stand for them.
+    """
+    return text.encode(errors="replace").decode()
 
 
 def shortened(text: str, bound: int) -> str:

@@ -34,6 +34,7 @@ from typing import Any, Final
 
 from tailrace.errors import RunCancelled, RunEnded, TailraceError
 from tailrace.protocol.events import COMPLETE, Draft, draft, loads, to_json
+from tailrace.protocol.problems import carried, said
 from tailrace.runners.contract import Sink
 
 WINDOW_BYTES: Final = 1024 * 1024
@@ -46,7 +47,6 @@ STOPPED: Final = b"~"
 TAKEN: Final = b"+"
 
 _TRACEBACK_CHARACTERS: Final = 64 * 1024
-_MESSAGE_CHARACTERS: Final = 10_000
 _PR_SET_PDEATHSIG: Final = 1
 
 Work = Callable[[], Coroutine[Any, Any, Any]]
@@ -226,27 +226,15 @@ def raised(error: BaseException) -> bytes:
     """What is said of an exception. It is not pickled: it may hold anything, and the parent
     need not know its class. The traceback is for the parent's own log.
     """
-    told: dict[str, Any] = {"error": _said(error), "type": type(error).__name__}
+    told: dict[str, Any] = {"error": said(error), "type": type(error).__name__}
     if isinstance(error, TailraceError) and not isinstance(error, ProcessFailed):
         with contextlib.suppress(TailraceError):
             to_json(error.details)
             told["details"] = error.details
     else:
         lines = traceback.format_exception(error)
-        told["traceback"] = _text("".join(lines)[-_TRACEBACK_CHARACTERS:])
+        told["traceback"] = carried("".join(lines)[-_TRACEBACK_CHARACTERS:])
     return RAISED + to_json(told)
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return _text(str(error)[:_MESSAGE_CHARACTERS])
-    except Exception:  # noqa: BLE001 - somebody else's __str__
-        return ""
-
-
-def _text(said: str) -> str:
-    # Names of files may hold bytes that are no UTF-8; as lone surrogates they are no JSON.
-    return said.encode(errors="replace").decode()
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -282,7 +270,7 @@ def _prepared(likeness: dict[str, Any], job: bytes, uplink: Uplink) -> tuple[Sin
         return made(uplink)
     except BaseException as error:
         raise ProcessFailed(
-            f"The process could not be made ready: {type(error).__name__}: {_said(error)}"
+            f"The process could not be made ready: {type(error).__name__}: {said(error)}"
         ) from error
     finally:
         del bootstrapping._inheriting  # noqa: SLF001
