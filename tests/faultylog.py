@@ -20,6 +20,7 @@ class FaultyLog:
         self.inner = inner
         self.gets = 0
         self.worker = inner.worker
+        self.folder = inner.folder
         self.offered: list[Append] = []
         self.faults: deque[Exception] = deque()
         self.read_faults: deque[Exception] = deque()

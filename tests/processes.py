@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tailrace.runners.script import MARK
+from tailrace.runners.sweep import MARK
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -177,8 +177,11 @@ def serving(
     port: int | None = None,
     grace: float = 1.0,
     write_deadline: float = 30.0,
+    survives: bool = False,
 ) -> Iterator[Served]:
-    """A server of `kind` with `tests/apps/served.py`, ready to answer."""
+    """A server of `kind` with `tests/apps/served.py`, ready to answer. `survives`: its scripts
+    do, whatever becomes of it.
+    """
     folder = log.parent
     scripts = folder / "scripts"
     scripts.mkdir(exist_ok=True)
@@ -194,6 +197,7 @@ def serving(
         "TAILRACE_TEST_GRACE": str(grace),
         "TAILRACE_TEST_SCRIPTS": str(scripts),
         "TAILRACE_TEST_WRITE_DEADLINE": str(write_deadline),
+        "TAILRACE_TEST_SURVIVES": "1" if survives else "",
     }
     said = folder / f"{kind}-{port}-{time.monotonic_ns()}.txt"
     with said.open("wb") as out:

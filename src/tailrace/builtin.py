@@ -1,37 +1,303 @@
-"""Operations that come with Tailrace."""
+"""Operations that come with Tailrace: programs, at a server and in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
+from pydantic import AfterValidator, Field
+
+from tailrace.errors import PathForbidden, RunUnknown, SettingsInvalid
+from tailrace.eventlog.contract import EventLog
+from tailrace.operations import Operation, Operations, Traits
+from tailrace.protocol.events import OUTPUT, Event
 from tailrace.run import RunContext
-from tailrace.runners import script as runner
+from tailrace.runners.lifeline import Lifeline
+from tailrace.runners.profiles import PROGRAM, Profile, Profiles
+from tailrace.runners.profiles import read as profile_tables
+from tailrace.runners.script import Limits, Located, Program, environment, execute, locate
+from tailrace.runners.sweep import MARK
+from tailrace.runners.transcript import Told
+
+SCRIPT: Final = "script"
+COMMAND: Final = "command"
+
+Work = Callable[..., Awaitable[dict[str, Any]]]
+Streams = Literal["separate", "merge"]
+
+_STRIDE: Final = 256
 
 
-def script(roots: Sequence[Path]) -> Callable[..., Awaitable[dict[str, Any]]]:
-    """The operation `script`: a file below one of `roots`, in its own folder."""
-
-    async def script(run: RunContext, file: str, args: list[str] | None = None) -> dict[str, Any]:
-        """Run a script below one of the server's allowed folders and tell its output."""
-        path = runner.locate(file, roots)
-        argv = runner.command(path, args or [])
-        return await runner.execute(run, argv, cwd=path.parent, env=runner.environment(run.id))
-
-    return script
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a program's argument cannot have a NUL in it")
+    return text
 
 
-def command(cwd: Path) -> Callable[..., Awaitable[dict[str, Any]]]:
-    """The operation `command`: any program, in the environment of whoever starts it.
+# A number is what it looks like in JSON. What the kernel takes as one argument is 128 KiB.
+Argument = Annotated[str, Field(max_length=131_071), AfterValidator(_without_nul)] | int | float
 
-    Only for the terminal, where the one who asks is the one whose rights it has.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scripts:
+    """Programs, and what they may do.
+
+    `log`: has what was told of them. `spools`: the folder of their spools. `roots`: the folders
+    their files must be below. `profiles`: how they are run. `survives`: they go on when this
+    process ends, and the next one takes them up.
     """
 
-    async def command(run: RunContext, argv: list[str]) -> dict[str, Any]:
-        """Run a program and tell its output."""
-        return await runner.execute(
-            run, argv, cwd=cwd, env=runner.environment(run.id, inherit=True)
+    log: EventLog
+    spools: Path
+    roots: Sequence[Path]
+    profiles: Profiles = field(default_factory=Profiles)
+    limits: Limits = field(default_factory=Limits)
+    survives: bool = False
+
+    @property
+    def operation(self) -> Work:
+        """The operation `script`: a file below one of the roots, in its own folder."""
+
+        async def script(
+            run: RunContext,
+            file: Annotated[str, AfterValidator(_without_nul)],
+            args: list[Argument] | None = None,
+            profile: str | None = None,
+            stderr: Streams = "separate",
+        ) -> dict[str, Any]:
+            """Run a script below one of the server's allowed folders and tell its output.
+
+            `profile` names how it is run, instead of its file's ending. With `stderr` "merge",
+            stderr goes where stdout goes, so that their order is exact.
+            """
+            given = {"file": file, "args": args, "profile": profile, "stderr": stderr}
+            told = await self.told(run.id)
+            program = self._program(run.id, given, is_known=told is not None)
+            return await execute(run, program, self.spools / run.id, told)
+
+        return script
+
+    def _program(self, run: str, given: Mapping[str, Any], *, is_known: bool) -> Program:
+        file = str(given["file"])
+        # What was started once need not be there any more.
+        located = Located(Path(file), []) if is_known else locate(file, self.roots)
+        profile = (
+            self.profiles[given["profile"]]
+            if given["profile"]
+            else self.profiles.of(located.path, is_known=is_known)
+        )
+        env = environment(run, profile.env)
+        args = [str(argument) for argument in given["args"] or ()]
+        return Program(
+            # By its name in the folder it runs in: that folder cannot be exchanged any more.
+            argv=profile.argv(f"./{located.path.name}", args, env.get("PATH")),
+            env=env,
+            profile=profile,
+            beneath=located.beneath,
+            tail=profile.tail(file),
+            merge=given["stderr"] == "merge",
+            limits=self.limits,
+            survives=self.survives,
         )
 
-    return command
+    # --- traits ------------------------------------------------------------------------
+
+    @property
+    def traits(self) -> Traits:
+        """What makes `script` more than a function."""
+        return Traits(
+            title=self.title,
+            guard=self.guard,
+            resumes=self.resumes,
+            survives=self.survives,
+            ended=self.ended,
+        )
+
+    @staticmethod
+    def title(given: Mapping[str, Any]) -> str:
+        """What a run is called: the file's name."""
+        return Path(str(given["file"])).name
+
+    def guard(self, given: Mapping[str, Any]) -> None:
+        """Refuse what could not be run. Raises PathForbidden, InputInvalid."""
+        self._program("", given, is_known=False)
+
+    def resumes(self, run: str) -> bool:
+        """Whether the program of that run was started."""
+        return (self.spools / run).is_dir()
+
+    def ended(self, run: str) -> None:
+        """The log has all there is of it."""
+        shutil.rmtree(self.spools / run, ignore_errors=True)
+
+    async def told(self, run: str) -> Told | None:
+        """How much of a program's output the log has; None if it was not started yet."""
+        started = await asyncio.to_thread(self.resumes, run)
+        return await told(self.log, run) if started else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminal:
+    """The operations of whoever sits at a terminal: in their folder, with their environment and
+    their rights. `plain`: nobody draws what a program writes; `size`: of their terminal.
+    """
+
+    spools: Path
+    cwd: Path
+    profiles: Profiles = field(default_factory=Profiles)
+    plain: bool = True
+    size: tuple[int, int] = (24, 80)
+
+    async def script(self, run: RunContext, file: str, args: list[str]) -> dict[str, Any]:
+        """Run a script and tell its output."""
+        path = self.cwd / file
+        try:
+            profile = self.profiles.of(path)
+        except PathForbidden:
+            # Whoever sits there may run what the system runs.
+            if not os.access(path, os.X_OK):
+                raise
+            profile = self.profiles[PROGRAM]
+        return await self._run(run, profile, profile.argv(str(path), args), profile.tail(file))
+
+    async def command(self, run: RunContext, argv: list[str]) -> dict[str, Any]:
+        """Run a program and tell its output."""
+        return await self._run(run, self.profiles[PROGRAM], argv)
+
+    def ended(self, run: str) -> None:
+        """The log has all there is of it."""
+        shutil.rmtree(self.spools / run, ignore_errors=True)
+
+    async def _run(
+        self, run: RunContext, profile: Profile, argv: Sequence[str], tail: str | None = None
+    ) -> dict[str, Any]:
+        env = environment(run.id, profile.env, inherit=True, plain=self.plain)
+        program = Program(
+            argv=argv, env=env, profile=profile, cwd=self.cwd, tail=tail, size=self.size
+        )
+        return await execute(run, program, self.spools / run.id)
+
+
+def scripts(
+    log: EventLog,
+    spools: Path,
+    roots: Sequence[Path | str],
+    *,
+    survives: bool = False,
+    profiles: Profiles | Mapping[str, Any] | None = None,
+    **limits: int | None,
+) -> Scripts:
+    """`Scripts`, checked. See `Engine.allow_scripts`."""
+    folders = [Path(root).resolve() for root in roots]
+    for folder in folders:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is not a folder scripts could be in.")
+    if survives and log.folder is None:
+        raise SettingsInvalid(
+            "Scripts cannot survive this process: its log does not.",
+            fix="Keep the log in a file, or leave out survives.",
+        )
+    return Scripts(
+        log=log,
+        spools=spools,
+        roots=folders,
+        profiles=profiles if isinstance(profiles, Profiles) else profile_tables(profiles or {}),
+        limits=Limits(**limits),
+        survives=survives,
+    )
+
+
+def spools(log: EventLog) -> Path:
+    """Where the spools of a log's runs are: beside it, or where they go with the process."""
+    if log.folder is not None:
+        return log.folder
+    folder = tempfile.mkdtemp(prefix="tailrace-")
+    weakref.finalize(log, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def inherit(log: EventLog, operations: Operations) -> None:
+    """Have every process that opens a log go on with the programs that others left there, where
+    they have ended: what they wrote, and how they ended, is in their spools. What still goes
+    on is for a server that runs scripts.
+    """
+    folder = log.folder
+    if folder is None:
+        return
+    spools = folder
+    profiles = Profiles()
+
+    def resumes(run: str) -> bool | None:
+        return None if Lifeline.is_alive(spools / run) else (spools / run).is_dir()
+
+    def ended(run: str) -> None:
+        shutil.rmtree(spools / run, ignore_errors=True)
+
+    async def left(run: RunContext, **given: Any) -> dict[str, Any]:
+        """Go on with a program that another process started."""
+        argv = given.get("argv") or [str(given.get("file"))]
+        profile = profiles.of(Path(argv[0]), is_known=True)
+        if "argv" in given:
+            profile = profiles[PROGRAM]
+        program = Program(argv=argv, env={MARK: run.id}, profile=profile)
+        return await execute(run, program, spools / run.id, await told(log, run.id))
+
+    for name in (SCRIPT, COMMAND):
+        operations.leave(
+            Operation(left, _never, name=name, traits=Traits(resumes=resumes, ended=ended))
+        )
+
+
+async def _never(*_: object) -> None:
+    raise NotImplementedError
+
+
+async def tidy(log: EventLog) -> None:
+    """Clear away the spools of runs that have ended, or were forgotten: those of processes that
+    were killed before they could. Raises LogError.
+    """
+    if log.folder is None or not await asyncio.to_thread(log.folder.is_dir):
+        return
+    for folder in await asyncio.to_thread(list, log.folder.iterdir()):
+        record = await log.get(folder.name)
+        if record is None or record.ended:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+async def told(log: EventLog, run: str) -> Told:
+    """How much of a program's output the log has. Raises LogError, RunUnknown."""
+    record = await log.get(run)
+    if record is None:
+        raise RunUnknown(f"There is no run {run}.", fix="It may have been forgotten.")
+    cut: set[str] = set()
+    end = record.last_seq
+    while end >= record.first_seq:
+        after = max(end - _STRIDE, record.first_seq - 1)
+        for event in reversed(await _events(log, run, after, end)):
+            payload = event.payload if event.type == OUTPUT else {}
+            # Whoever else appended output to the run did not have it from the spool.
+            if payload.get("cut"):
+                cut.add(str(payload["stream"]))
+            elif "offset" in payload:
+                return Told(int(payload["offset"]), frozenset(cut))
+        end = after
+    return Told(0, frozenset(cut))
+
+
+async def _events(log: EventLog, run: str, after: int, end: int) -> list[Event]:
+    """The events `after` + 1 to `end`."""
+    found: list[Event] = []
+    while after < end:
+        blocks = await log.read(run, after)
+        if not blocks:
+            break
+        found += (event for block in blocks for event in block.events if after < event.seq <= end)
+        after = blocks[-1].last
+    return found

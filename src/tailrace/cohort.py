@@ -31,18 +31,19 @@ _WRITES: Final = 32
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How watchers are told: in which format, which types, and with a `tick` of the elapsed
-    time every so many seconds since `began`.
+    time since `began` every so many seconds, or, `in_silence`, after so many without a word.
     """
 
     projection: Projection
     types: Types = None
     tick: float | None = None
     began: float | None = None
+    in_silence: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal where the bytes are."""
-        return self.projection.name, self.types, self.tick, self.began
+        return self.projection.name, self.types, self.tick, self.began, self.in_silence
 
     def ticked(self) -> bytes:
         """A control frame with the elapsed time."""
@@ -85,7 +86,7 @@ class Cohort:
         self._rest: Awaitable[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._has_left = False
-        self._pulse = Pulse(time.monotonic(), manner.tick)
+        self._pulse = Pulse(time.monotonic(), manner.tick, in_silence=manner.in_silence)
 
     @property
     def is_blocked(self) -> bool:

@@ -7,13 +7,15 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Self, overload
 
 from tailrace import builtin
+from tailrace.decorator import Decorator
 from tailrace.dispatch.contract import Dispatcher
 from tailrace.dispatch.local import LocalDispatcher
-from tailrace.errors import InputInvalid, KeyReused, LogClosed, RunUnknown, TailraceError
+from tailrace.errors import LogClosed, RunUnknown, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
 from tailrace.eventlog.places import open_log
 from tailrace.farewell import chained, signs
@@ -21,18 +23,18 @@ from tailrace.hub import Hub
 from tailrace.operations import Operation, Operations
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol.blocks import Block
+from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal
 from tailrace.protocol.runs import RunQuery, RunRecord, check_run_id, run_id
 from tailrace.run import Run, RunContext
 from tailrace.supervisor import GRACE_SECONDS, Supervisor
 from tailrace.upkeep import Upkeep
+from tailrace.wish import check_same, wished
 
 P = ParamSpec("P")
 
 LOCAL: Final = "local"
 """The principal of whoever is not told apart: this process, or an open server's callers."""
-
-_MAX_SECONDS: Final = 366 * 86_400.0
 
 
 class Engine:
@@ -56,7 +58,7 @@ class Engine:
         self._hub = Hub(self.log, self.start)
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
         self._dispatcher = dispatcher or LocalDispatcher()
-        self._upkeep = Upkeep(self.log, self._hub)
+        self._upkeep = Upkeep(self.log, self._hub, self.operations, self._dispatcher.submit)
         self._changing: asyncio.Lock | None = None
         self._lifetime: contextlib.AsyncExitStack | None = None
         self._is_owned = False
@@ -80,7 +82,8 @@ class Engine:
     # --- lifetime --------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the log, end what a dead process left behind, and be ready. Idempotent.
+        """Open the log, take up or end what a dead process left behind, and be ready.
+        Idempotent.
 
         Raises LogError (and its kinds) if the log cannot be opened, LogClosed if the engine
         works in another event loop.
@@ -118,13 +121,16 @@ class Engine:
         stack.push_async_callback(self.log.close)
         stack.callback(self._hub.end)
         self.log.listen(self._arrived)
-        await self._upkeep.reap()
-        keeping = asyncio.create_task(self._upkeep.keep(), name="tailrace-upkeep")
-        stack.push_async_callback(_ended, keeping)
         self._supervisor.begin()
         self._dispatcher.bind(self._supervisor.execute)
+        builtin.inherit(self.log, self.operations)
         stack.push_async_callback(self._dispatcher.close)
         stack.callback(self._supervisor.stop_all)
+        await self._upkeep.reap()
+        await builtin.tidy(self.log)
+        keeping = asyncio.create_task(self._upkeep.keep(), name="tailrace-upkeep")
+        # Ended first: it must not take up what nobody here executes any more.
+        stack.push_async_callback(_ended, keeping)
         stack.push_async_callback(self._farewell)
         self._hub.begin(signs())
         stack.enter_context(chained(self._leave, self.close))
@@ -199,13 +205,15 @@ class Engine:
         timeout: float | None = None,
         abandon_after: float | None = None,
         grace: float | None = None,
+        concurrency: int | None = None,
         process: bool = False,
-    ) -> _Decorator: ...
+    ) -> Decorator: ...
     def operation(
         self, function: Callable[..., Any] | None = None, /, **options: Any
-    ) -> Operation[..., Run] | _Decorator:
+    ) -> Operation[..., Run] | Decorator:
         """Make a function something that can be run: `@runs.operation`, with or without
-        options (`name`; `timeout`, `abandon_after`, `grace` in seconds; `process`).
+        options (`name`; `timeout`, `abandon_after`, `grace` in seconds; `concurrency`: how many
+        runs execute at once here, the others are queued; `process`).
 
         `process=True` gives each run a process of its own, for work that keeps the CPU busy:
         in a thread it would slow down every stream of this process. Everything works as it
@@ -217,19 +225,46 @@ class Engine:
         process could not find; ValueError for a taken name.
         """
         if function is None:
-            return _Decorator(self, options)
-        return _Decorator(self, options)(function)
+            return Decorator(self.offer, options)
+        return self.offer(function, **options)
 
-    def allow_scripts(self, *roots: Path | str) -> None:
+    def offer(self, function: Callable[..., Any], /, **options: Any) -> Operation[..., Run]:
+        """`operation`, also with the option `traits` of those that come with Tailrace."""
+        made: Operation[..., Run] = Operation(function, self.start_operation, **options)
+        self.operations.add(made)
+        return made
+
+    def allow_scripts(
+        self,
+        *roots: Path | str,
+        concurrency: int = 10,
+        timeout: float | None = None,
+        **rules: Any,
+    ) -> None:
         """Offer the operation `script` for files below these folders.
 
-        Raises NotADirectoryError for something that is none.
+        `concurrency`: how many run at once here, the others are queued. `timeout`, in seconds: for
+        requests that give none. The rules are those of
+        `builtin.scripts`: `survives` (they go on when this process ends, and the next one takes
+        them up), `profiles` (how they are run: tables as in a settings file), and the limits
+        `output_bytes`, `cpu_seconds`, `file_bytes`, `processes`.
+
+        Raises NotADirectoryError for something that is no folder, SettingsInvalid for a rule
+        that makes no sense.
         """
-        folders = [Path(root).resolve() for root in roots]
-        for folder in folders:
-            if not folder.is_dir():
-                raise NotADirectoryError(f"{folder} is not a folder scripts could be in.")
-        self.operation(name="script")(builtin.script(folders))
+        scripts = builtin.scripts(self.log, self.spools, roots, **rules)
+        self.offer(
+            scripts.operation,
+            name=builtin.SCRIPT,
+            concurrency=concurrency,
+            timeout=timeout,
+            traits=scripts.traits,
+        )
+
+    @cached_property
+    def spools(self) -> Path:
+        """The folder of what programs write, on its way into the log."""
+        return builtin.spools(self.log)
 
     # --- runs ------------------------------------------------------------------------
 
@@ -245,18 +280,19 @@ class Engine:
     ) -> tuple[RunRecord, bool]:
         """Start a run; its snapshot, and whether it is new (not when `key` was known).
 
-        Raises OperationUnknown, InputInvalid, KeyReused, LogFull.
+        Raises OperationUnknown, InputInvalid, KeyReused, LogFull, and what the operation's guard
+        does.
         """
         await self.start()
         known = self.operations.get(operation) if isinstance(operation, str) else operation
-        record = RunRecord(
+        record = await wished(
+            known,
+            input,
+            timeout=timeout,
+            abandon_after=abandon_after,
             id=run_id(secrets.token_bytes(16)),
-            operation=known.name,
             principal=principal,
             created_at=time.time(),
-            input=known.check(input),
-            timeout=_seconds("timeout", timeout, known.timeout),
-            abandon_after=_seconds("abandon_after", abandon_after, known.abandon_after),
             worker=self.log.worker,
             key=key,
         )
@@ -265,12 +301,7 @@ class Engine:
         kept = await asyncio.shield(asyncio.create_task(self._accept(record)))
         if kept.id == record.id:
             return kept, True
-        if _wish(kept) != _wish(record):
-            raise KeyReused(
-                f"The idempotency key {str(key)[:80]!r} already names {kept.id}, "
-                "which was asked for with another operation, input, timeout or abandon_after.",
-                fix="Use a new key for a new request.",
-            )
+        check_same(kept, record)
         return kept, False
 
     async def _accept(self, record: RunRecord) -> RunRecord:
@@ -319,6 +350,20 @@ class Engine:
         await settle(self.log, record, Outcome(Signal.CANCEL, reason=reason), patient=False)
         return await self.record(run)
 
+    async def rerun(self, run: str, principal: str | None = None) -> RunRecord:
+        """Start another run with the operation, input, timeout and abandon_after of this one; its
+        snapshot. Raises RunUnknown, also for a run of another principal, and as `submit` does.
+        """
+        old = await self.record(run, principal)
+        new, _ = await self.submit(
+            old.operation,
+            loads(old.input),
+            principal=old.principal,
+            timeout=old.timeout,
+            abandon_after=old.abandon_after,
+        )
+        return new
+
     async def forget(self, run: str) -> None:
         """Delete a finished run and its events. Raises RunUnknown, RunActive."""
         await self.start()
@@ -338,42 +383,6 @@ class Engine:
         raise TailraceError(
             "An engine alone has no HTTP face.", fix="Use tailrace.Tailrace instead of Engine."
         )
-
-
-class _Decorator:
-    """`@runs.operation(timeout=60)`: waits for its function."""
-
-    def __init__(self, engine: Engine, options: Mapping[str, Any]) -> None:
-        self._engine = engine
-        self._options = options
-
-    @overload
-    def __call__(
-        self, function: Callable[Concatenate[RunContext, P], Any], /
-    ) -> Operation[P, Run]: ...
-    @overload
-    def __call__(self, function: Callable[P, Any], /) -> Operation[P, Run]: ...
-    def __call__(self, function: Callable[..., Any], /) -> Operation[..., Run]:
-        made: Operation[..., Run] = Operation(
-            function, self._engine.start_operation, **self._options
-        )
-        self._engine.operations.add(made)
-        return made
-
-
-def _wish(run: RunRecord) -> tuple[object, ...]:
-    return run.operation, run.input, run.timeout, run.abandon_after
-
-
-def _seconds(name: str, asked: float | None, default: float | None) -> float | None:
-    """A duration as asked for. Raises InputInvalid unless it is positive and finite."""
-    chosen = default if asked is None else asked
-    if chosen is not None and not 0 < chosen <= _MAX_SECONDS:
-        raise InputInvalid(
-            f"{name} must be a positive number of seconds, at most a year, not {chosen!r}.",
-            fix=f"Leave {name} out for the operation's own, or give seconds like 30 or 0.5.",
-        )
-    return chosen
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@
     │   ├── OperationUnknown   404
     │   ├── RunUnknown         404   also for a run that belongs to somebody else
     │   ├── PathForbidden      403   a file outside the allowed roots
+    │   ├── OriginForbidden    403   another site's page asks for what starts something
     │   ├── BodyNotJson        415
     │   ├── BodyTooLarge       413
     │   └── EventTooLarge      413
@@ -33,6 +34,7 @@
     ├── SettingsInvalid        500   a server was started with settings it cannot use
     ├── AddressUnusable        500   a server may not, or cannot, listen where it was told to
     ├── ScriptFailed           500   a program exited with a code other than 0, or by a signal
+    ├── RunLost                500   what executed the work is gone, and nobody knows its end
     └── RunFailed              500   a run that was waited for did not complete
     RunCancelled                     raised inside the work that is asked to stop
 
@@ -138,6 +140,14 @@ class PathForbidden(RequestError):
     status = 403
     code = "path-forbidden"
     title = "That file may not be run"
+
+
+class OriginForbidden(RequestError):
+    """A page of another site had the browser ask for something that has an effect."""
+
+    status = 403
+    code = "origin-forbidden"
+    title = "Not from that page"
 
 
 class BodyNotJson(RequestError):
@@ -306,6 +316,15 @@ class ScriptFailed(TailraceError):
 
     code = "script-failed"
     title = "The program failed"
+
+
+class RunLost(TailraceError):
+    """What executed the work is gone. Work that raises it ends its run as lost; the details
+    become keys of the `error` event.
+    """
+
+    code = "run-lost"
+    title = "The run was lost"
 
 
 class RunFailed(TailraceError):

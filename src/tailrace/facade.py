@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
-from tailrace.http import app, problems, runs
+from tailrace.http import app, problems, runs, scripts
 from tailrace.http.asking import asked
 from tailrace.http.stream import RunStream, Telling
 from tailrace.protocol.cursor import Cursor
@@ -39,8 +39,10 @@ class Tailrace(Engine):
 
     @cached_property
     def router(self) -> APIRouter:
-        """The runs' endpoints, to be included in a FastAPI app."""
-        return runs.router(self)
+        """The runs' endpoints, and the scripts', to be included in a FastAPI app."""
+        routes = runs.router(self)
+        routes.include_router(scripts.router(self))
+        return routes
 
     @staticmethod
     async def problem(request: Request, error: Exception) -> Response:

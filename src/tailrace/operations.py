@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from json import JSONDecodeError
 from types import UnionType
@@ -43,12 +44,32 @@ MAX_INPUT_BYTES: Final = MAX_EVENT_BYTES - 16 * 1024
 Starter = Callable[["Operation[Any, Any]", Mapping[str, Any]], Awaitable[Handle]]
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What makes an operation more than a function.
+
+    `title`: what a run is called, from its input. `guard`: looks at the checked input, in a
+    thread, before anything of a run is kept; what it raises refuses the run. `resumes`: given a
+    run's id, in a thread, whether this process can take it up where another one left it; None: not
+    now, and it must not be ended either.
+    `survives`: when this process leaves in good order, the runs are let go, not ended. `ended`:
+    given a run's id, in a thread, once the log has its end, clears away what is left of it.
+    """
+
+    title: Callable[[Mapping[str, Any]], str] | None = None
+    guard: Callable[[Mapping[str, Any]], None] | None = None
+    resumes: Callable[[str], bool | None] | None = None
+    survives: bool = False
+    ended: Callable[[str], None] | None = None
+
+
 class Operation(Generic[Params, Handle]):
     """A function that can be run. Calling it calls the function; `start` makes a run.
 
-    `timeout`, `abandon_after` and `grace` are seconds. `address` is where a process of its
-    own finds the function; None if it runs in this one. `parameters` is the JSON Schema of
-    the input object, made from the function's type hints.
+    `timeout`, `abandon_after` and `grace` are seconds. `concurrency` is how many runs may
+    execute at once in one process, where there is a limit; the others are queued. `address` is
+    where a process of its own finds the function; None if it runs in this one. `parameters` is
+    the JSON Schema of the input object, made from the function's type hints.
     """
 
     def __init__(
@@ -60,7 +81,9 @@ class Operation(Generic[Params, Handle]):
         timeout: float | None = None,
         abandon_after: float | None = None,
         grace: float | None = None,
+        concurrency: int | None = None,
         process: bool = False,
+        traits: Traits | None = None,
     ) -> None:
         self.function = function
         self.name: str = name or _name(function)
@@ -69,6 +92,13 @@ class Operation(Generic[Params, Handle]):
         self.timeout = timeout
         self.abandon_after = abandon_after
         self.grace = grace
+        self.traits = traits or Traits()
+        self.concurrency = concurrency
+        if concurrency is not None and concurrency < 1:
+            raise ValueError(
+                f"Operation {self.name} cannot have a concurrency of {concurrency}: "
+                "give 1 or more, or leave it out for no limit."
+            )
         self.address = Address.of(function) if process else None
         self._starter = starter
         self._signature = inspect.signature(function)
@@ -274,6 +304,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._known: dict[str, Operation[Any, Any]] = {}
+        self._left: dict[str, Operation[Any, Any]] = {}
 
     def add(self, operation: Operation[Any, Any]) -> None:
         """Register. Raises ValueError for a name that is taken."""
@@ -294,6 +325,23 @@ class Operations:
                 f"There is no operation {name[:80]!r}.",
                 fix=f"{hint}GET /operations lists what can be run.",
             ) from None
+
+    def find(self, name: str) -> Operation[Any, Any] | None:
+        """The operation of that name, if there is one."""
+        return self._known.get(name)
+
+    def leave(self, operation: Operation[Any, Any]) -> None:
+        """One that nobody starts here: it goes on with runs of that name which another process
+        left behind, unless the one that is offered here can.
+        """
+        self._left[operation.name] = operation
+
+    def heir(self, name: str) -> Operation[Any, Any] | None:
+        """The operation that goes on with such runs, if there is one."""
+        known = self._known.get(name)
+        if known is None or known.traits.resumes is None:
+            return self._left.get(name, known)
+        return known
 
     def __iter__(self) -> Iterator[Operation[Any, Any]]:
         """In the order of registration."""

@@ -21,6 +21,7 @@ from tailrace.errors import (
     LogClosed,
     LogError,
     RunEnded,
+    RunLost,
     RunUnknown,
     StateMoved,
     TailraceError,
@@ -89,10 +90,12 @@ _WORDS: Final = {
 
 def failure(error: BaseException) -> Outcome:
     """What is said of an exception: its message and type, never its traceback, which would
-    show paths and values of the server to every watcher.
+    show paths and values of the server to every watcher. Work that says so itself was lost.
     """
     details = dict(error.details) if isinstance(error, TailraceError) else {}
     kind = type(error).__name__
+    if isinstance(error, RunLost):
+        return Outcome(Signal.LOSE, error={"error": said(error) or kind, **details})
     return Outcome(Signal.FAIL, error={"error": said(error) or kind, "type": kind, **details})
 
 

@@ -25,7 +25,8 @@ class Act(StrEnum):
 
 
 class Pulse:
-    """The times of one stream. `tick` is in seconds; None for a stream without ticks.
+    """The times of one stream. `tick` is in seconds; None for a stream without ticks. They come
+    whatever is sent, or, with `in_silence`, only when nothing was for so long.
     `heartbeat` is the silence, in seconds, after which a sign of life is due.
     """
 
@@ -34,6 +35,8 @@ class Pulse:
     __slots__ = (
         "_cut_at",
         "_heartbeat",
+        "_in_silence",
+        "_is_sign",
         "_leaving_since",
         "_sent_at",
         "_tick",
@@ -42,9 +45,16 @@ class Pulse:
     )
 
     def __init__(
-        self, now: float, tick: float | None = None, heartbeat: float = HEARTBEAT_SECONDS
+        self,
+        now: float,
+        tick: float | None = None,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        *,
+        in_silence: bool = False,
     ) -> None:
         self._tick = tick
+        self._in_silence = in_silence
+        self._is_sign = False
         self._heartbeat = heartbeat
         self._sent_at = self._ticked_at = now
         self._leaving_since: float | None = None
@@ -54,6 +64,10 @@ class Pulse:
     def sent(self, now: float) -> None:
         """Something was sent, so there is no silence."""
         self._sent_at = now
+        # Our own signs break the silence for a proxy, and not for who waits for the work.
+        if self._in_silence and not self._is_sign:
+            self._ticked_at = now
+        self._is_sign = False
 
     def block(self, now: float) -> None:
         """A send is under way."""
@@ -81,6 +95,8 @@ class Pulse:
         elif now - self._sent_at >= self._heartbeat:
             self._sent_at = now
             act = Act.HEARTBEAT
+        if act is not Act.NOTHING:
+            self._is_sign = True
         heartbeat = self._sent_at + self._heartbeat
         return act, heartbeat if self._tick is None else min(
             heartbeat, self._ticked_at + self._tick

@@ -195,12 +195,15 @@ class Host(Protocol):
     async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
         """Ask the run to stop."""
 
+    async def rerun(self, run: str) -> RunRecord:
+        """Start another run like it."""
+
     def respond(self, run: str, request: Any) -> Any:
         """An HTTP response that streams the run."""
 
 
 class Run:
-    """A run that was started: watch it, wait for it, cancel it, answer a request with it."""
+    """A run that was started: watch it, wait for it, cancel it, run it again, answer with it."""
 
     def __init__(self, id: str, host: Host) -> None:
         self.id = id
@@ -221,6 +224,14 @@ class Run:
     async def cancel(self, reason: str = "requested") -> RunRecord:
         """Ask it to stop; it ends within its grace and a second."""
         return await self._host.cancel(self.id, reason)
+
+    async def rerun(self) -> Run:
+        """Start another run with the same operation, input, timeout and abandon_after.
+
+        Raises RunUnknown, OperationUnknown, and InputInvalid where the operation takes other
+        input by now.
+        """
+        return Run((await self._host.rerun(self.id)).id, self._host)
 
     async def events(self, after: int | str = 0) -> AsyncIterator[Event]:
         """Its events after a cursor (`"latest"`: from now on), history first, then live, up to

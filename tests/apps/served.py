@@ -20,7 +20,9 @@ from tailrace.run import RunContext
 PREFIX = "/inner"
 
 runs = Tailrace(os.environ["TAILRACE_TEST_LOG"], grace=float(os.environ["TAILRACE_TEST_GRACE"]))
-runs.allow_scripts(os.environ["TAILRACE_TEST_SCRIPTS"])
+runs.allow_scripts(
+    os.environ["TAILRACE_TEST_SCRIPTS"], survives=bool(os.environ["TAILRACE_TEST_SURVIVES"])
+)
 Pulse.write_deadline = float(os.environ["TAILRACE_TEST_WRITE_DEADLINE"])
 
 

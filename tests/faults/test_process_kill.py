@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.runners.script import sweep
+from tailrace.runners.sweep import sweep
 from tests.processes import ROOT, START_SECONDS, Served, free_port, marked, until
 
 pytestmark = pytest.mark.slow

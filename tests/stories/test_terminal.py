@@ -140,13 +140,15 @@ def line(pipe: Any) -> str:
 # ------------------------------------------------------------------ run
 
 
+@pytest.mark.parametrize("lead", [(), ("--", sys.executable)], ids=["pipe", "terminal"])
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_bytes_arrive_as_they_were_written(place: Place, seed: str) -> None:
+def test_bytes_arrive_as_they_were_written(place: Place, lead: tuple[str, ...], seed: str) -> None:
+    """Through the pipe that Python gets, and through the terminal that any command gets."""
     script = place.script(RANDOM)
     done = subprocess.run(
         [sys.executable, script, seed], cwd=place.folder, capture_output=True, check=True
     )
-    process = place.start("run", "-q", script, seed)
+    process = place.start("run", "-q", *lead, script, seed)
     out, err = process.communicate(timeout=BOUND)
     assert process.returncode == 0
     assert out == done.stdout
@@ -202,6 +204,13 @@ def test_ctrl_c_leaves_nothing_behind(place: Place, times: int) -> None:
     until(lambda: not any(map(is_alive, pids)), "its processes are gone")
 
 
+def test_what_is_killed_takes_its_program_with_it(place: Place) -> None:
+    process = place.start("run", place.script(STUBBORN))
+    pids = [int(word) for word in line(process.stdout).split()]
+    process.kill()
+    until(lambda: not any(map(is_alive, pids)), "its processes are gone")
+
+
 def told_of(log: Path, word: bytes) -> bool:
     return any(
         word in path.read_bytes() for path in log.parent.glob(log.name + "*") if path.is_file()
@@ -218,6 +227,30 @@ def test_a_reader_who_leaves_stops_the_program_quietly(place: Place) -> None:
     assert process.wait(BOUND) == 141
     assert process.stderr.read() == b""
     until(lambda: not is_alive(pid), "the program is gone")
+
+
+STATA = """\
+#!/bin/sh
+[ "$1 $2 $3" = "-b -q do" ] || exit 9
+log=$(basename "$4" .do).log
+echo ". do $4" > "$log"
+while read -r line; do echo "$line" >> "$log"; done < "$4"
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("all is well", 0), ("r(601);", 1)])
+def test_a_program_that_writes_a_log(place: Place, end: str, code: int) -> None:
+    """Stata in batch mode: it prints nothing, and its exit code is 0 whatever happens."""
+    (place.folder / "bin").mkdir()
+    stata = place.folder / "bin" / "stata-mp"
+    stata.write_text(STATA, encoding="utf-8")
+    stata.chmod(0o755)
+    place.env["PATH"] = f"{stata.parent}{os.pathsep}{place.env['PATH']}"
+    place.script(f"hello\n{end}\n", "x.do")
+    got, out, err = place.run("run", "x.do")
+    assert (got, out) == (code, f". do {place.folder / 'x.do'}\nhello\n{end}\n".encode())
+    assert err.startswith("✗" if code else "✓")
+    assert ("r(601)" in err) is bool(code)
 
 
 def test_head(place: Place) -> None:
@@ -317,14 +350,16 @@ def test_on_a_terminal(place: Place) -> None:
         run = screen.see(r"^(run_\w{26})\r\n")[1]
         screen.see(r"one\r\n\r\x1b\[2K\x1b\[2m\S \d\.\d s · x\.py\x1b\[0m")
         assert screen.end() == 0
-        assert re.search(
-            rf"\r\x1b\[2Ktwo\r\n\x1b\[32m✓\x1b\[0m {run} 1\.\d s · \d events\r\n$", screen.shown
+        last = rf"\x1b\[32m✓\x1b\[0m {run} \d\.\d s · \d events\r\n$"
+        # Between its last word and its end the status line may come once more.
+        assert re.search(rf"\r\x1b\[2Ktwo\r\n(\r\x1b\[2K[^\r\n]*)*{last}", screen.shown), (
+            screen.shown
         )
 
 
 def test_a_typed_ctrl_c(place: Place) -> None:
     with terminal(place, "run", place.script(STUBBORN)) as screen:
-        pids = [int(pid) for pid in screen.see(r"(?m)^(\d+) (\d+)\r$").groups()]
+        pids = [int(pid) for pid in screen.see(r"(\d+) (\d+)\r\n").groups()]
         screen.type(b"\x03")
         screen.see("Ctrl-C again kills it")
         screen.see("stopping")
@@ -332,6 +367,24 @@ def test_a_typed_ctrl_c(place: Place) -> None:
         screen.type(b"\x03")
         assert screen.end() == 130
     until(lambda: not any(map(is_alive, pids)), "its processes are gone")
+
+
+MEASURED = """\
+import os, time
+print(os.isatty(1), *os.get_terminal_size(1), os.environ["TERM"], flush=True)
+for row in range(1, 9):
+    print(f"::progress {row}/10 rows", flush=True)
+    time.sleep(0.1)
+print('::result {"rows": 8}', flush=True)
+"""
+
+
+def test_progress_on_a_terminal(place: Place) -> None:
+    with terminal(place, "run", "--", sys.executable, place.script(MEASURED)) as screen:
+        screen.see(r"True 80 24 xterm\r\n")
+        screen.see(r" \d+% · ETA \d+\.\d s · rows\x1b\[0m")
+        assert screen.end() == 0
+        assert re.search(r'✓\x1b\[0m run_\w+ \d\.\d s · \d+ events · {"rows":8}\r\n$', screen.shown)
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
@@ -396,7 +449,7 @@ def test_a_run_from_its_start_to_its_end(place: Place, server: Server) -> None:
     run = server.started("seven.py")
     code, out, err = place.run("watch", run)
     assert (code, out) == (7, b"")
-    assert err.startswith("[started script]\n")
+    assert err.startswith("Starting execution of ")
     assert f"✗ {run}" in err
     assert place.run("replay", "-q", "--speed", "100", f"{server.url}/runs/{run}")[0] == 7
     listed = place.run("runs", "ls")[1].decode().splitlines()
@@ -432,6 +485,58 @@ def test_what_ran_here_is_seen_there(place: Place, server: Server) -> None:
     assert told.strip() == out.strip()
 
 
+def test_the_last_line_says_where_it_is_seen(place: Place, server: Server) -> None:
+    def is_said() -> bool:
+        with terminal(place, "run", "hello.py") as screen:
+            run = screen.see(r"^(run_\w{26})\r\n")[1]
+            assert screen.end() == 0
+            return screen.shown.endswith(f" events · {server.url}/runs/{run}\r\n")
+
+    # It is not waited for, and a busy machine has it answer late.
+    until(is_said, "the server has answered at once")
+    with terminal(place, "run", "--log", "memory:", "hello.py") as screen:
+        assert screen.end() == 0
+        assert screen.shown.endswith(" events\r\n"), "the server does not know that one"
+
+
+def test_one_that_waits_for_its_turn(place: Place) -> None:
+    server = Server(place, "--port", "0", "--at-once", "1")
+    first, pids = family(place, server)
+    with terminal(place, "run", "--url", server.url, "hello.py") as screen:
+        screen.see("queued, next")
+        assert place.run("runs", "cancel", first)[0] == 0
+        screen.see(r"hello\r\n")
+        assert screen.end() == 0
+    until(lambda: not any(map(is_alive, pids)), "its processes are gone")
+
+
+def test_once_more(place: Place, server: Server) -> None:
+    first = server.started("seven.py")
+    code, out, err = place.run("runs", "rerun", first)
+    again = out.decode().strip()
+    assert (code, err, again != first) == (0, "", True)
+    assert place.run("watch", "-q", again)[0] == 7
+
+
+def test_settings_in_a_file(place: Place) -> None:
+    (place.folder / "tailrace.toml").write_text(
+        "[scripts]\ntimeout = 0.3\n"
+        '[profiles.says]\nextensions = [".says"]\ncommand = ["echo", "it says", "{args}"]\n'
+    )
+    code, _, err = place.run("serve", "--config", "tailrace.toml", "--port", "0")
+    assert code == 125
+    assert "In tailrace.toml, profiles.says.command must be words, one of them with" in err
+    (place.folder / "tailrace.toml").write_text(
+        "[scripts]\ntimeout = 0.3\n"
+        '[profiles.says]\nextensions = [".says"]\ncommand = ["echo", "{file}", "{args}"]\n'
+    )
+    Server(place, "--port", "0", "--config", "tailrace.toml")
+    url = place.env["TAILRACE_URL"]
+    script = place.script("", "x.says")
+    assert place.run("run", "--url", url, "-q", script, "hi") == (0, b"./x.says hi\n", "")
+    assert place.run("run", "--url", url, "-q", "family.py")[0] == 124
+
+
 def test_ctrl_c_leaves_a_watched_run_alone(place: Place, server: Server) -> None:
     run, pids = family(place, server)
     watching = place.start("watch", run)
@@ -452,7 +557,7 @@ def test_a_watcher_survives_the_server(place: Place, server: Server) -> None:
     line(watching.stdout)
     server.process.kill()
     server.process.wait()
-    assert line(watching.stderr) == "[started script]"
+    assert line(watching.stderr).startswith("Starting execution of ")
     assert line(watching.stderr).startswith("The connection was cut; trying to get back")
     Server(place, "--port", server.port)
     _, err = watching.communicate(timeout=BOUND)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tailrace import builtin
+from tailrace.builtin import Terminal
 from tailrace.engine import Engine
-from tailrace.errors import RunFailed
+from tailrace.errors import PathForbidden, RunFailed
 from tailrace.protocol.events import Event, loads
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.output import raw
+from tailrace.protocol.runs import RunQuery
 from tests.waiting import soon
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.anyio
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     async with Engine("memory:", grace=0.1) as engine:
         engine.allow_scripts(tmp_path)
-        engine.operation(builtin.command(tmp_path))
+        terminal = Terminal(spools=engine.spools, cwd=tmp_path)
+        engine.offer(terminal.command, name="command")
         yield engine
 
 
@@ -63,17 +65,17 @@ async def test_a_script_that_fails_says_its_code(engine: Engine, tmp_path: Path)
 @pytest.mark.parametrize("file", ["../escape.sh", "missing.sh", "/etc/passwd"])
 async def test_no_script_outside(engine: Engine, tmp_path: Path, file: str) -> None:
     (tmp_path.parent / "escape.sh").write_text("echo out")
-    events = await told(engine, "script", file=file)
-    last = events[-1].payload
-    assert last["type"] == "PathForbidden"
-    assert last["error"] == f"{file!r} is not a file below an allowed folder."
+    with pytest.raises(PathForbidden) as refused:
+        await told(engine, "script", file=file)
+    assert str(refused.value) == f"{file!r} is not a file below an allowed folder."
+    assert await engine.find(RunQuery()) == []
 
 
 async def test_what_a_script_is_asked_with(engine: Engine) -> None:
     script = engine.operations.get("script")
     assert script.description.startswith("Run a script below one of")
     schema = script.parameters
-    assert list(schema["properties"]) == ["file", "args"]
+    assert list(schema["properties"]) == ["file", "args", "profile", "stderr"]
     assert schema["required"] == ["file"]
 
 

@@ -25,7 +25,7 @@ from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.sse import Decoder
 from tailrace.protocol.wire import HEARTBEAT_SECONDS, WRITE_DEADLINE_SECONDS
-from tailrace.pulse import LEAVE_SECONDS
+from tailrace.pulse import LEAVE_SECONDS, Pulse
 from tailrace.rounds import BEAT_SECONDS
 from tailrace.testing.logbook import ended, ending, logs, started, using
 from tests.faultylog import FaultyLog
@@ -764,6 +764,31 @@ async def test_ticks_are_for_those_who_asked(
     assert often.body == b"data: [0 s]\n\n" * 2
     assert never.body == b""
     for wire in (*timed, often, never):
+        wire.left()
+    await gone(hub)
+
+
+async def test_ticks_in_silence_are_for_those_who_asked(hub: Hub, log: FaultyLog) -> None:
+    run = await started(log)
+    always = Manner(stream("events"), None, 2.0, 100.0)
+    patient = Manner(stream("events"), None, 2.0, 100.0, in_silence=True)
+    first, second = [await watch(hub, run, manner=manner) for manner in (always, patient)]
+    assert len(of(hub)) == 2
+    now = time.monotonic()
+    began = now - 1.5
+    for cohort in of(hub):
+        # Both began a while ago; the run speaks now.
+        cohort._pulse = Pulse(began, 2.0, in_silence=cohort.manner.in_silence)
+        hub.arm(cohort, began + 2)
+    await tell(log, run)
+    await until(lambda: first.ids == second.ids == [1])
+    hub.clock.beat(began + 2 + 2 * BEAT_SECONDS)
+    await turns()
+    assert b"tick" in first.body
+    assert b"tick" not in second.body
+    hub.clock.beat(now + 3)
+    await until(lambda: b"tick" in second.body)
+    for wire in (first, second):
         wire.left()
     await gone(hub)
 

@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -25,6 +25,7 @@ from tailrace.errors import (
     LogError,
     LogFull,
     OperationUnknown,
+    PathForbidden,
     RunActive,
     RunEnded,
     RunFailed,
@@ -34,7 +35,7 @@ from tailrace.errors import (
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
-from tailrace.operations import Operation
+from tailrace.operations import Operation, Traits
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, run_id
 from tailrace.run import Run, RunContext
@@ -340,7 +341,7 @@ async def test_what_a_run_asks_in_its_grace_does_not_start_the_engine_again() ->
 
 
 async def test_a_full_disk_does_not_keep_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tailrace.supervisor._LAST_SECONDS", 0.02)
+    monkeypatch.setattr("tailrace.going._LAST_SECONDS", 0.02)
     monkeypatch.setattr(outboxes, "_RETRY_SECONDS", 0.001)
     log = FaultyLog(MemoryLog())
     engine = Engine(log, grace=0.02)
@@ -510,7 +511,7 @@ async def test_a_timeout_and_a_cancel(engine: Engine) -> None:
 
 
 async def test_who_waits_watches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tailrace.supervisor._NOTED_SECONDS", 0.0)
+    monkeypatch.setattr("tailrace.going._NOTED_SECONDS", 0.0)
     engine.operation(forever)
     record, _ = await engine.submit("forever", {}, abandon_after=0.05)
     with pytest.raises(TimeoutError):
@@ -767,9 +768,8 @@ async def test_scripts_are_allowed_below_folders(engine: Engine, tmp_path: Path)
     assert await soon(engine.run(record.id).result()) == {"exit_code": 0}
     (output,) = [e for e in await kept(engine.log, record.id) if e.type == "output"]
     assert output.payload["text"] == "hello ada\n"
-    record, _ = await engine.submit("script", {"file": "../etc/passwd"})
-    with pytest.raises(RunFailed, match="not a file below an allowed folder"):
-        await soon(engine.run(record.id).result())
+    with pytest.raises(PathForbidden, match="not a file below an allowed folder"):
+        await engine.submit("script", {"file": "../etc/passwd"})
 
 
 def test_nothing_is_said_when_all_is_well(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -781,3 +781,201 @@ def test_nothing_is_said_when_all_is_well(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, "tailrace"):
         asyncio.run(main())
     assert [entry for entry in caplog.records if entry.name.startswith("tailrace")] == []
+
+
+# --- traits ----------------------------------------------------------------------------
+
+
+async def test_a_guard_refuses_before_anything_is_kept(engine: Engine) -> None:
+    def guard(given: Mapping[str, Any]) -> None:
+        if given["rows"] != 3:
+            raise PathForbidden("Only three.")
+
+    operation = engine.offer(crunch, traits=Traits(guard=guard))
+    for refused in (engine.submit("crunch", {"rows": 4}), operation.start(rows=5)):
+        with pytest.raises(PathForbidden, match="Only three"):
+            await refused
+    assert await engine.find(RunQuery()) == []
+    assert await soon((await operation.start()).result()) == 3
+
+
+async def test_a_run_has_the_title_its_operation_gives_it(engine: Engine) -> None:
+    operation = engine.offer(crunch, traits=Traits(title=lambda given: f"{given['rows']} rows"))
+    run = await operation.start(rows=4)
+    await soon(run.wait())
+    assert (await kept(engine.log, run.id))[0].payload["title"] == "4 rows"
+
+
+async def test_so_many_at_once(engine: Engine) -> None:
+    gate = asyncio.Event()
+
+    @engine.operation(concurrency=2)
+    async def crunch() -> None:
+        await gate.wait()
+
+    runs = [await crunch.start() for _ in range(4)]
+    async with asyncio.timeout(10):
+        while (await runs[3].snapshot())["position"] != 2:
+            await asyncio.sleep(0.001)
+    assert engine.executing == 2
+    await runs[2].cancel()
+    assert (await soon(runs[2].wait())).state is State.CANCELLED
+    gate.set()
+    for run in (runs[0], runs[1], runs[3]):
+        assert (await soon(run.wait())).state is State.COMPLETED
+    with pytest.raises(ValueError, match="cannot have a concurrency of 0"):
+        engine.operation(name="none", concurrency=0)(lambda: 3)
+
+
+# --- the same again --------------------------------------------------------------------
+
+
+async def test_a_run_is_run_again(engine: Engine) -> None:
+    engine.operation(crunch)
+    first, _ = await engine.submit(
+        "crunch", {"rows": 5}, principal="ada", timeout=20.0, abandon_after=30.0, key="k"
+    )
+    assert await ended(engine, first.id) is State.COMPLETED
+    for principal in (None, "ada"):
+        again = await engine.rerun(first.id, principal)
+        assert again.id != first.id
+        assert (again.operation, again.input, again.principal) == ("crunch", first.input, "ada")
+        assert (again.timeout, again.abandon_after, again.key) == (20.0, 30.0, None)
+        assert await soon(engine.run(again.id).result()) == 5
+    assert await soon((await engine.run(first.id).rerun()).result()) == 5
+
+
+async def test_what_cannot_be_run_again(tmp_path: Path) -> None:
+    async with Engine(tmp_path / "a.db") as engine:
+        run = await engine.operation(crunch).start()
+        await soon(run.wait())
+        with pytest.raises(RunUnknown):
+            await engine.rerun(run.id, "bob")
+        with pytest.raises(RunUnknown):
+            await engine.rerun(run_id(bytes(16)))
+    async with Engine(tmp_path / "a.db") as other:
+        with pytest.raises(OperationUnknown):
+            await other.rerun(run.id)
+
+        @other.operation(name="crunch")
+        async def changed(rows: str) -> None: ...
+
+        with pytest.raises(InputInvalid):
+            await other.rerun(run.id)
+        assert len(await other.find(RunQuery())) == 1
+
+
+# --- what another process goes on with -------------------------------------------------
+
+
+class Programs:
+    """Work that goes on without any engine: an engine's run only waits for its result."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, asyncio.Future[int]] = {}
+        self.stopped: list[str] = []
+
+    def offer(self, engine: Engine, **options: Any) -> Operation[..., Run]:
+        traits = Traits(resumes=self.results.__contains__, survives=True)
+        return engine.offer(self.program, traits=traits, **options)
+
+    async def program(self, run: RunContext) -> int:
+        if run.id not in self.results:
+            self.results[run.id] = asyncio.get_running_loop().create_future()
+        run.log(f"attempt {run.attempt}")
+        try:
+            return await asyncio.shield(self.results[run.id])
+        except asyncio.CancelledError:
+            if not run.released:
+                self.stopped.append(run.id)
+            raise
+
+
+async def test_the_next_engine_takes_up_what_one_that_was_closed_let_go(tmp_path: Path) -> None:
+    programs = Programs()
+    first = Engine(tmp_path / "a.db", grace=0.05)
+    operation = programs.offer(first, concurrency=1)
+    run, waiting = await operation.start(), await operation.start()
+    await until(lambda: programs.results)
+    async with asyncio.timeout(10):
+        while (await waiting.snapshot())["position"] != 1:
+            await asyncio.sleep(0.001)
+    await soon(first.close())
+
+    second = Engine(tmp_path / "a.db", grace=0.05)
+    programs.offer(second, concurrency=1)
+    async with second:
+        went_on = second.run(run.id)
+        watching = asyncio.create_task(collect(went_on))
+        await until(lambda: second.executing)
+        # Who was let go has the slot, and who waited waits on.
+        async with asyncio.timeout(10):
+            while (await second.run(waiting.id).snapshot())["position"] != 1:
+                await asyncio.sleep(0.001)
+        programs.results[run.id].set_result(7)
+        assert await soon(went_on.result()) == 7
+        assert await soon(watching) == ["start", "log", "status", "log", "complete"]
+        said = [e.payload["message"] for e in await kept(second.log, run.id) if e.type == "log"]
+        assert said == ["attempt 1", "attempt 2"]
+        await until(lambda: waiting.id in programs.results)
+        programs.results[waiting.id].set_result(8)
+        assert await soon(second.run(waiting.id).result()) == 8
+        types = [event.type for event in await kept(second.log, waiting.id)]
+        assert types.count("start") == 1
+    assert programs.stopped == []
+
+
+async def test_of_two_engines_one_takes_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.upkeep._ROUND_SECONDS", 0.002)
+    programs = Programs()
+    engines = [Engine(tmp_path / "a.db", grace=0.05) for _ in range(3)]
+    for engine in engines:
+        programs.offer(engine)
+    first, *others = engines
+    runs = [await first.operations.get("program").start() for _ in range(5)]
+    await until(lambda: len(programs.results) == 5)
+    for other in others:
+        await other.start()
+    await soon(first.close())
+    await until(lambda: sum(other.executing for other in others) == 5)
+    for run in runs:
+        programs.results[run.id].set_result(7)
+    for run in runs:
+        assert (await soon(others[0].run(run.id).wait())).state is State.COMPLETED
+        record = await others[0].record(run.id)
+        assert record.attempt == 2
+        told = [event.type for event in await kept(others[0].log, run.id)]
+        assert told == ["start", "log", "status", "log", "complete"]
+    for other in others:
+        await soon(other.close())
+    assert programs.stopped == []
+
+
+async def test_a_wish_to_cancel_reaches_the_one_that_took_it_up(tmp_path: Path) -> None:
+    programs = Programs()
+    first, second, third = [Engine(tmp_path / "a.db", grace=0.05) for _ in range(3)]
+    for engine in (first, third):
+        programs.offer(engine)
+    run = await first.operations.get("program").start()
+    await until(lambda: programs.results)
+    await soon(first.close())
+    async with third:
+        await until(lambda: third.executing)
+        async with second:
+            await second.cancel(run.id, "enough")
+            assert await ended(second, run.id) is State.CANCELLED
+    assert programs.stopped == [run.id]
+
+
+async def test_what_cannot_be_taken_up_is_lost(tmp_path: Path) -> None:
+    programs = Programs()
+    first = Engine(tmp_path / "a.db", grace=0.05)
+    run = await programs.offer(first).start()
+    await until(lambda: programs.results)
+    await soon(first.close())
+    second = Engine(tmp_path / "a.db")
+    Programs().offer(second)
+    async with second:
+        assert await ended(second, run.id) is State.LOST

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, Field, field_validator
 
 from tailrace.errors import BodyTooLarge, InputInvalid, OperationUnknown
-from tailrace.operations import MAX_INPUT_BYTES, Operation, Operations
+from tailrace.operations import MAX_INPUT_BYTES, Operation, Operations, Traits
 from tailrace.protocol.events import loads
 from tailrace.run import RunContext
 from tailrace.runners.contract import Sink
@@ -143,6 +143,20 @@ def test_a_name_and_options_of_its_own() -> None:
     operation = made(plain, name="count", timeout=5.0, abandon_after=2.0, grace=1.0)
     assert (operation.name, operation.parameters["title"]) == ("count", "count")
     assert (operation.timeout, operation.abandon_after, operation.grace) == (5.0, 2.0, 1.0)
+
+
+def test_it_has_no_traits_and_no_limit_unless_told() -> None:
+    operation = made(coroutine)
+    assert (operation.traits, operation.concurrency) == (Traits(), None)
+    traits = Traits(title=str, survives=True)
+    assert made(coroutine, traits=traits).traits is traits
+    assert made(coroutine, concurrency=1).concurrency == 1
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_a_concurrency_of_nothing_is_refused(concurrency: int) -> None:
+    with pytest.raises(ValueError, match=f"cannot have a concurrency of {concurrency}"):
+        made(coroutine, concurrency=concurrency)
 
 
 def test_a_partial_has_its_own_defaults() -> None:
@@ -550,6 +564,8 @@ def test_operations_are_found_by_name() -> None:
         known.add(operation)
     assert list(known) == operations
     assert known.get("train") is operations[1]
+    assert known.find("train") is operations[1]
+    assert known.find("trains") is None
 
 
 def test_a_name_is_taken_once() -> None:

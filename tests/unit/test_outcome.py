@@ -12,6 +12,7 @@ from tailrace.errors import (
     EventInvalid,
     LogClosed,
     LogFull,
+    RunLost,
     RunUnknown,
     ScriptFailed,
     TailraceError,
@@ -214,6 +215,24 @@ async def test_the_details_of_our_own_errors_are_told() -> None:
     outcome = failure(ScriptFailed("It exited with code 3.", exit_code=3))
     told = {"error": "It exited with code 3.", "type": "ScriptFailed", "exit_code": 3}
     assert outcome == Outcome(Signal.FAIL, error=told)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [(State.RUNNING, State.LOST), (State.CANCELLING, State.CANCELLED)]
+)
+async def test_work_that_is_gone_is_lost(log: FaultyLog, state: State, expected: State) -> None:
+    outcome = failure(RunLost("The program is gone.", exit_code=137))
+    assert outcome.signal is Signal.LOSE
+    run = await put(log, state)
+    await settle(log, run, outcome, clock=clock)
+    found, event = await last(log, run)
+    assert found.state is expected
+    if expected is State.LOST:
+        told = {key: event.payload[key] for key in ("error", "type", "reason", "exit_code")}
+        assert told == {
+            "error": "The program is gone.", "type": "lost", "reason": "lost", "exit_code": 137,
+        }  # fmt: skip
+    assert failure(RunLost("")).error == {"error": "RunLost"}
 
 
 async def test_details_that_cannot_be_kept_still_fail_the_run(log: FaultyLog) -> None:

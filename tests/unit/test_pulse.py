@@ -54,6 +54,30 @@ def test_rare_ticks_do_not_replace_the_signs_of_life() -> None:
     assert acts(pulse, 15, 30, 40) == [Act.HEARTBEAT, Act.HEARTBEAT, Act.TICK]
 
 
+def test_ticks_in_silence_wait_for_it() -> None:
+    pulse = Pulse(NOW, 2.0, in_silence=True)
+    for at in (0.5, 1.9, 3.0):
+        assert acts(pulse, at) == [Act.NOTHING]
+        pulse.sent(NOW + at)
+    assert pulse.beat(NOW + 4.9) == (Act.NOTHING, NOW + 5)
+    assert pulse.beat(NOW + 5) == (Act.TICK, NOW + 7)
+    # The tick itself, as it goes out.
+    pulse.sent(NOW + 5.2)
+    assert acts(pulse, 6.9, 7.0) == [Act.NOTHING, Act.TICK]
+
+
+def test_a_sign_of_life_is_no_end_of_the_silence() -> None:
+    pulse = Pulse(NOW, 20.0, in_silence=True)
+    assert acts(pulse, 15.0) == [Act.HEARTBEAT]
+    pulse.sent(NOW + 15)
+    assert acts(pulse, 19.9, 20.0) == [Act.NOTHING, Act.TICK]
+    pulse.sent(NOW + 20)
+    pulse.sent(NOW + 21)
+    assert acts(pulse, 36.0) == [Act.HEARTBEAT]
+    pulse.sent(NOW + 36)
+    assert acts(pulse, 40.9, 41.0) == [Act.NOTHING, Act.TICK]
+
+
 # --- a send that is not read -----------------------------------------------------------
 
 
@@ -124,6 +148,7 @@ def eighths(least: int, most: int) -> st.SearchStrategy[float]:
 
 @given(
     st.one_of(st.none(), eighths(1, 40)),
+    st.booleans(),
     st.lists(
         st.tuples(st.sampled_from(["beat", "sent", "block", "unblock", "leave"]),
                   eighths(0, 4)),
@@ -131,7 +156,7 @@ def eighths(least: int, most: int) -> st.SearchStrategy[float]:
     ),
 )  # fmt: skip
 def test_whoever_asks_when_told_to_misses_nothing(
-    tick: float | None, steps: list[tuple[str, float]]
+    tick: float | None, in_silence: bool, steps: list[tuple[str, float]]
 ) -> None:
     """Asked for no earlier than now, silence never lasts beyond its bound, and a cut comes only
     for a send that was under way for as long as that.
@@ -139,7 +164,7 @@ def test_whoever_asks_when_told_to_misses_nothing(
     now = sent = NOW
     since: float | None = None
     leaving: float | None = None
-    pulse = Pulse(now, tick)
+    pulse = Pulse(now, tick, in_silence=in_silence)
     for what, later in steps:
         now += later
         if what == "sent" and since is None:

@@ -404,6 +404,10 @@ class Outside:
         await settle(self.log, await self.record(run), Outcome(Signal.CANCEL, reason=reason))
         return await self.record(run)
 
+    async def rerun(self, run: str) -> RunRecord:
+        old = await self.record(run)
+        return await self.log.create(new_run(operation=old.operation, input=old.input))
+
     def respond(self, run: str, request: Any) -> Any:
         self.responded.append((run, request))
         return "response"
@@ -578,3 +582,13 @@ async def test_a_response_is_the_host_s(host: Outside) -> None:
     assert run.response("request") == "response"
     assert host.responded == [("run_a", "request")]
     assert repr(run) == "Run('run_a')"
+
+
+async def test_the_same_again(host: Outside) -> None:
+    run = await host.run(operation="train", input=b'{"rows":3}')
+    again = await run.rerun()
+    assert again.id != run.id
+    record = await again.record()
+    assert (record.operation, record.input, record.state) == ("train", b'{"rows":3}', State.QUEUED)
+    with pytest.raises(RunUnknown):
+        await Run(new_run().id, host).rerun()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import threading
 import time
@@ -11,22 +12,31 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
+from tailrace import going as goings
 from tailrace import outbox as outboxes
 from tailrace import outcome as outcomes
 from tailrace import supervisor as supervisors
-from tailrace.errors import LogClosed, LogError, LogFull, RunCancelled, RunEnded, ScriptFailed
+from tailrace.errors import (
+    LogClosed,
+    LogError,
+    LogFull,
+    RunCancelled,
+    RunEnded,
+    RunLost,
+    ScriptFailed,
+)
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.hub import Hub
-from tailrace.operations import Operation, Operations
+from tailrace.operations import Operation, Operations, Traits
 from tailrace.outcome import Outcome, settle
 from tailrace.projections import stream
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.events import MAX_EVENT_BYTES, Event, loads, to_json
 from tailrace.protocol.lifecycle import Signal, State
-from tailrace.protocol.runs import RunRecord
+from tailrace.protocol.runs import RunRecord, snapshot
 from tailrace.run import RunContext, current
 from tailrace.supervisor import Supervisor
 from tailrace.testing.logbook import kept, logs, new_run, record, using
@@ -42,9 +52,11 @@ GRACE = 0.05
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisors, "FORCED_SECONDS", 0.05)
     monkeypatch.setattr(supervisors, "_WATCH_SECONDS", 0.005)
-    monkeypatch.setattr(supervisors, "_NOTED_SECONDS", 0.0)
+    monkeypatch.setattr(goings, "_NOTED_SECONDS", 0.0)
     monkeypatch.setattr(supervisors, "_RETRY_SECONDS", 0.001)
-    monkeypatch.setattr(supervisors, "_LAST_SECONDS", 0.05)
+    monkeypatch.setattr(goings, "_LAST_SECONDS", 0.05)
+    monkeypatch.setattr(goings, "_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(goings, "_TELL_SECONDS", 0.01)
     monkeypatch.setattr(outboxes, "_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(outcomes, "_RETRY_SECONDS", 0.001)
 
@@ -110,12 +122,26 @@ class House:
     async def ended(self, run: str) -> Ended:
         return Ended(await record(self.log, run), await kept(self.log, run))
 
-    async def run(self, function: Callable[..., Any], /, **given: Any) -> Ended:
+    async def run(self, function: Callable[..., Any] | str, /, **given: Any) -> Ended:
         return await self.over(await self.begin(function, **given))
 
     async def cancel(self, run: str, reason: str = "requested") -> None:
         wish = Outcome(Signal.CANCEL, reason=reason)
         await settle(self.log, await record(self.log, run), wish)
+
+    async def ended_of(self, run: str) -> Ended:
+        """`over`, where others go on."""
+        await soon(self.tasks[-1])
+        return await self.ended(run)
+
+    async def queued(self, run: str, position: int) -> None:
+        """Wait until it is told that position."""
+
+        async def look() -> None:
+            while snapshot(await record(self.log, run))["position"] != position:
+                await asyncio.sleep(0.001)
+
+        await soon(look())
 
     async def going(self, run: str) -> None:
         async def look() -> None:
@@ -774,7 +800,7 @@ async def test_a_note_is_believed_until_the_next_is_due(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others note their watchers once a second: less patience would cut them off."""
-    monkeypatch.setattr(supervisors, "_NOTED_SECONDS", 60.0)
+    monkeypatch.setattr(goings, "_NOTED_SECONDS", 60.0)
     run = await house.begin(forever, abandon_after=0.01)
     await house.going(run)
     await house.log.touch([run], time.time())
@@ -1025,9 +1051,433 @@ async def test_a_fault_while_waiting_does_not_leave_the_work_alone(
         await turns()
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(house.supervisor, "_is_abandoned", broken)
+    monkeypatch.setattr(goings.Going, "is_abandoned", broken)
     run = await house.begin(crunch, abandon_after=5.0)
     await house.going(run)
     await soon(stopped.wait())
     ended = await house.over(run)
     assert (ended.state, ended.last["error"]) == (State.FAILED, "oh")
+
+
+# --- more than there are slots for -----------------------------------------------------
+
+
+async def test_at_most_so_many_execute_and_the_rest_wait_their_turn(house: House) -> None:
+    gate, order = asyncio.Event(), list[int]()
+    most = 0
+
+    async def crunch(number: int) -> None:
+        nonlocal most
+        order.append(number)
+        most = max(most, house.supervisor.going)
+        await gate.wait()
+
+    name = house.offer(crunch, concurrency=2)
+    runs = [await house.begin(name, input={"number": number}) for number in range(6)]
+    await until(lambda: len(order) == 2)
+    for place, run in enumerate(runs[2:], 1):
+        await house.queued(run, place)
+    assert house.supervisor.going == 2
+    gate.set()
+    for run in runs:
+        ended = await house.over(run)
+        assert ended.state is State.COMPLETED
+        assert ended.record.progress is None
+    assert (order, most) == ([*range(6)], 2)
+    assert (await house.ended(runs[5])).types == ["status", "start", "complete"]
+
+
+async def test_one_operation_does_not_wait_for_another(house: House) -> None:
+    first = await house.begin(house.offer(forever, concurrency=1))
+    await house.going(first)
+    ended = await house.ended_of(await house.begin(house.offer(lambda: 3, concurrency=1)))
+    assert ended.state is State.COMPLETED
+    await house.cancel(first)
+
+
+async def test_one_that_is_cancelled_in_the_queue_makes_room_for_those_behind(
+    house: House,
+) -> None:
+    name = house.offer(forever, concurrency=1)
+    runs = [await house.begin(name) for _ in range(4)]
+    for place, run in enumerate(runs[1:], 1):
+        await house.queued(run, place)
+    await house.cancel(runs[1])
+    await soon(house.tasks[1])
+    await house.queued(runs[2], 1)
+    await house.queued(runs[3], 2)
+    ended = await house.ended(runs[1])
+    assert (ended.state, ended.types) == (State.CANCELLED, ["status", "cancelled"])
+    for run in (runs[0], runs[2], runs[3]):
+        await house.going(run)
+        await house.cancel(run)
+    await house.over(runs[3])
+
+
+async def test_however_a_run_ends_its_slot_is_free(house: House) -> None:
+    is_over = asyncio.Event()
+
+    async def crunch(how: str) -> None:
+        if how == "raises":
+            raise ValueError("no")
+        while how == "ignores" and not is_over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await is_over.wait()
+        if how == "sleeps":
+            await asyncio.sleep(60)
+
+    name = house.offer(crunch, concurrency=1)
+    hows = ("raises", "ignores", "sleeps", "returns")
+    runs = [await house.begin(name, input={"how": how}, timeout=0.05) for how in hows]
+    states = [(await house.over(run)).state for run in runs]
+    assert states == [State.FAILED, State.TIMED_OUT, State.TIMED_OUT, State.COMPLETED]
+    assert (await house.ended(runs[1])).last["forced"] is True
+    is_over.set()
+    await turns()
+
+
+async def test_a_timeout_counts_from_the_start(house: House) -> None:
+    gate = asyncio.Event()
+    name = house.offer(gate.wait, name="wait", concurrency=1)
+    first = await house.begin(name)
+    second = await house.begin(name, timeout=0.2)
+    await house.queued(second, 1)
+    loop = asyncio.get_running_loop()
+    queued_at = loop.time()
+    await until(lambda: loop.time() - queued_at > 0.3)
+    assert (await record(house.log, second)).state is State.QUEUED
+    gate.set()
+    assert (await house.over(first)).state is State.COMPLETED
+    assert (await house.ended(second)).state is State.COMPLETED
+
+
+async def test_who_waits_when_the_process_goes_never_starts(house: House) -> None:
+    name = house.offer(forever, concurrency=1)
+    runs = [await house.begin(name) for _ in range(3)]
+    await house.queued(runs[2], 2)
+    house.supervisor.stop_all()
+    for run in runs:
+        assert (await house.over(run)).state is State.LOST
+    assert (await house.ended(runs[2])).types == ["status", "error"]
+    house.supervisor.begin()
+    assert (await house.run(house.offer(lambda: 3, concurrency=1))).state is State.COMPLETED
+
+
+async def test_the_same_run_waits_once(house: House) -> None:
+    """A dispatcher may be told twice; that must not take two places."""
+    name = house.offer(forever, concurrency=1)
+    first, second = await house.begin(name), await house.queue(name)
+    for _ in range(3):
+        house.execute(second)
+    third = await house.begin(name)
+    await house.queued(third, 2)
+    for run in (first, second, third):
+        await house.going(run)
+        await house.cancel(run)
+    await house.over(third)
+
+
+# --- titles ----------------------------------------------------------------------------
+
+
+async def test_a_start_carries_the_title(house: House) -> None:
+    def crunch(file: str) -> None: ...
+
+    name = house.offer(crunch, traits=Traits(title=lambda given: f"<{given['file']}>"))
+    ended = await house.run(name, input={"file": "train.py"})
+    assert ended.events[0].payload["title"] == "<train.py>"
+
+
+async def test_a_title_that_cannot_be_made_is_missing(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = house.offer(lambda: 3, name="crunch", traits=Traits(title=lambda given: given["file"]))
+    ended = await house.run(name)
+    assert ended.state is State.COMPLETED
+    assert "title" not in ended.events[0].payload
+    assert "has no title" in caplog.text
+
+
+# --- work that outlives its process ----------------------------------------------------
+
+SURVIVES = Traits(survives=True, resumes=lambda _: True)
+
+
+class Lasting:
+    """An operation whose real work is elsewhere: it only watches."""
+
+    def __init__(self, house: House, **options: Any) -> None:
+        self.stopped: list[str] = []
+        self.attempts: list[int] = []
+        self.name = house.offer(self.watch, name="lasting", traits=SURVIVES, **options)
+
+    async def watch(self, run: RunContext) -> str:
+        self.attempts.append(run.attempt)
+        run.log("on")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.stopped.append("let go" if run.released else "ended")
+            run.log("bye")
+            raise
+        return "done"
+
+
+async def test_a_run_that_survives_is_let_go(house: House) -> None:
+    lasting = Lasting(house)
+    run = await house.begin(lasting.name)
+    await house.going(run)
+    await until(lambda: lasting.attempts)
+    house.supervisor.stop_all()
+    await soon(asyncio.gather(*house.tasks))
+    left = await house.ended(run)
+    assert (left.record.state, left.record.worker) == (State.RUNNING, house.log.worker)
+    # What was told is kept, to the last word.
+    assert (left.types, left.messages()) == (["start", "log", "log"], ["on", "bye"])
+    assert lasting.stopped == ["let go"]
+
+
+async def test_a_loop_that_ends_lets_it_go_as_well(house: House) -> None:
+    """`asyncio.run` cancels all tasks in one turn: the work may hear of it first."""
+    seen: list[tuple[int, bool]] = []
+
+    async def watch(run: RunContext) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            task = asyncio.current_task()
+            assert task is not None
+            seen.append((task.cancelling(), run.released))
+            raise
+
+    run = await house.begin(house.offer(watch, traits=SURVIVES))
+    await house.going(run)
+    await turns()
+    (work,) = [task for task in asyncio.all_tasks() if task.get_name().endswith(run)]
+    work.cancel()
+    house.tasks[0].cancel()
+    await soon(asyncio.wait((house.tasks[0],)))
+    assert (await record(house.log, run)).state is State.RUNNING
+    assert seen == [(1, True)], "once, and not to be ended"
+
+
+async def test_one_that_does_not_let_go_is_left_behind(house: House) -> None:
+    is_over = asyncio.Event()
+
+    async def stubborn(run: RunContext) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await is_over.wait()
+
+    run = await house.begin(house.offer(stubborn, traits=SURVIVES))
+    await house.going(run)
+    await turns()
+    house.supervisor.stop_all()
+    await soon(asyncio.gather(*house.tasks))
+    assert (await record(house.log, run)).state is State.RUNNING
+    is_over.set()
+    await turns()
+
+
+async def test_a_log_without_space_does_not_keep_who_lets_go(house: House) -> None:
+    lasting = Lasting(house)
+    run = await house.begin(lasting.name)
+    await house.going(run)
+    await until(lambda: lasting.attempts)
+    house.log.faults.extend([LogFull("no space")] * 100_000)
+    house.supervisor.stop_all()
+    await soon(asyncio.gather(*house.tasks))
+    assert (await record(house.log, run)).state is State.RUNNING
+
+
+async def test_one_that_is_asked_to_stop_first_is_ended(house: House) -> None:
+    lasting = Lasting(house)
+    run = await house.begin(lasting.name)
+    await house.going(run)
+    await until(lambda: lasting.attempts)
+    await house.cancel(run)
+    await turns()
+    house.supervisor.stop_all()
+    assert (await house.over(run)).state is State.CANCELLED
+    assert lasting.stopped == ["ended"]
+
+
+async def test_a_queued_run_that_survives_stays_queued(house: House) -> None:
+    lasting = Lasting(house, concurrency=1)
+    runs = [await house.begin(lasting.name) for _ in range(2)]
+    await house.queued(runs[1], 1)
+    house.supervisor.stop_all()
+    late = await house.begin(lasting.name)
+    await soon(asyncio.gather(*house.tasks))
+    states = [(await record(house.log, run)).state for run in (*runs, late)]
+    assert states == [State.RUNNING, State.QUEUED, State.QUEUED]
+
+
+# --- taken up where another process left it --------------------------------------------
+
+
+async def left(house: House, name: str, **given: Any) -> str:
+    """A run that this process has taken over."""
+    given = {"started_at": time.time(), "attempt": 2, "state": State.RUNNING, **given}
+    return await house.queue(name, **given)
+
+
+async def test_a_run_that_was_taken_over_goes_on(house: House) -> None:
+    async def crunch(run: RunContext) -> int:
+        run.log("on")
+        return run.attempt
+
+    name = house.offer(crunch, traits=SURVIVES)
+    run = await left(house, name)
+    house.execute(run)
+    ended = await house.over(run)
+    assert (ended.state, ended.types) == (State.COMPLETED, ["log", "complete"])
+    assert (ended.last["result"], ended.record.attempt) == (2, 2)
+
+
+async def test_it_takes_a_slot_though_there_is_none(house: House) -> None:
+    name = Lasting(house, concurrency=1).name
+    first = await house.begin(name)
+    await house.going(first)
+    second = await left(house, name)
+    house.execute(second)
+    await until(lambda: house.supervisor.going == 2)
+    third = await house.begin(name)
+    await house.queued(third, 1)
+    await house.cancel(first)
+    await soon(house.tasks[0])
+    await turns(50)
+    assert (await record(house.log, third)).state is State.QUEUED
+    await house.cancel(second)
+    await house.going(third)
+    await house.cancel(third)
+    await house.over(third)
+
+
+async def test_one_that_is_asked_to_stop_stops_at_once(house: House) -> None:
+    lasting = Lasting(house)
+    run = await left(house, lasting.name, state=State.CANCELLING)
+    house.execute(run)
+    ended = await house.over(run)
+    assert (ended.state, ended.last["reason"]) == (State.CANCELLED, "requested")
+    assert (lasting.stopped, lasting.attempts) == (["ended"], [2])
+
+
+async def test_the_time_elsewhere_counts(house: House) -> None:
+    lasting = Lasting(house)
+    run = await left(house, lasting.name, started_at=time.time() - 30, timeout=20.0)
+    house.execute(run)
+    assert (await house.over(run)).state is State.TIMED_OUT
+    assert lasting.stopped == ["ended"]
+    run = await left(house, lasting.name, started_at=time.time() - 30, timeout=60.0)
+    house.execute(run)
+    await until(lambda: len(lasting.attempts) == 2)
+    await turns(50)
+    assert not house.tasks[-1].done()
+    await house.cancel(run)
+    await house.over(run)
+
+
+@pytest.mark.parametrize(
+    ("given", "traits"),
+    [
+        ({"worker": "somebody"}, SURVIVES),
+        ({}, Traits(survives=True)),
+        ({}, None),
+    ],
+    ids=["another's", "cannot resume", "plain"],
+)
+async def test_what_was_not_taken_over_is_left_alone(
+    house: House, given: dict[str, Any], traits: Traits | None
+) -> None:
+    """To begin anything else twice would be to do it twice."""
+    name = house.offer(forever, traits=traits)
+    made = new_run(operation=name, **{"worker": house.log.worker, "state": State.RUNNING, **given})
+    run = (await house.log.create(made)).id
+    await soon(house.supervisor.execute(run))
+    assert (await kept(house.log, run), house.supervisor.going) == ([], 0)
+
+
+async def test_a_process_that_goes_away_takes_nothing_up(house: House) -> None:
+    lasting = Lasting(house)
+    run = await left(house, lasting.name)
+    house.supervisor.stop_all()
+    await soon(house.supervisor.execute(run))
+    assert (await record(house.log, run)).state is State.RUNNING
+    assert lasting.attempts == []
+
+
+async def test_a_run_that_goes_on_is_not_begun_again(house: House) -> None:
+    lasting = Lasting(house)
+    run = await house.begin(lasting.name)
+    await house.going(run)
+    await soon(house.supervisor.execute(run))
+    await until(lambda: lasting.attempts)
+    assert lasting.attempts == [1]
+    await house.cancel(run)
+    await house.over(run)
+
+
+@pytest.mark.parametrize("does", ["emits", "sleeps"])
+async def test_what_a_newer_attempt_goes_on_with_is_let_go(house: House, does: str) -> None:
+    """Whoever was taken for dead must not stop what somebody else has taken up."""
+    seen: list[bool] = []
+    is_fenced = asyncio.Event()
+
+    async def watch(run: RunContext) -> None:
+        await is_fenced.wait()
+        try:
+            run.log("on")
+            while does == "emits":
+                await run.drain()
+                run.log("on")
+            await asyncio.sleep(60)
+        finally:
+            seen.append(run.released)
+
+    run = await house.begin(house.offer(watch, traits=SURVIVES))
+    await house.going(run)
+    await house.log.append(Append(run, patch={"attempt": 2, "worker": "another"}))
+    is_fenced.set()
+    await soon(asyncio.gather(*house.tasks))
+    assert (await record(house.log, run)).state is State.RUNNING
+    assert seen == [True]
+
+
+async def test_an_older_attempt_cannot_end_it(house: House) -> None:
+    """Whoever was taken for dead goes on, and ends what is another's by now."""
+    gate = asyncio.Event()
+    name = house.offer(gate.wait, name="wait", traits=SURVIVES)
+    run = await house.begin(name)
+    await house.going(run)
+    await house.log.append(Append(run, patch={"attempt": 2, "worker": "another"}))
+    gate.set()
+    await soon(asyncio.gather(*house.tasks))
+    assert (await record(house.log, run)).state is State.RUNNING
+
+
+# --- lost ------------------------------------------------------------------------------
+
+
+async def test_work_may_say_that_it_was_lost(house: House) -> None:
+    async def crunch() -> None:
+        raise RunLost("The program is gone.", exit_code=137)
+
+    ended = await house.run(crunch)
+    assert (ended.state, ended.last["reason"]) == (State.LOST, "lost")
+    assert (ended.last["error"], ended.last["exit_code"]) == ("The program is gone.", 137)
+
+
+async def test_what_is_lost_while_it_is_cancelled_is_cancelled(house: House) -> None:
+    async def crunch() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RunLost("The program is gone.") from None
+
+    run = await house.begin(crunch)
+    await house.going(run)
+    await turns()
+    await house.cancel(run)
+    assert (await house.over(run)).state is State.CANCELLED

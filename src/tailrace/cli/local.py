@@ -8,28 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tailrace import builtin
+from tailrace.builtin import COMMAND, SCRIPT, Terminal, Work
 from tailrace.cli import render
+from tailrace.cli.remote import address
 from tailrace.cli.screen import Screen, Telling
 from tailrace.engine import Engine
+from tailrace.operations import Traits
 from tailrace.projections import stream
 from tailrace.protocol.cursor import Cursor
-from tailrace.protocol.events import START, STATUS, loads
+from tailrace.protocol.events import RESULT, START, STATUS, loads
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunRecord
-from tailrace.run import RunContext
-from tailrace.runners.script import sweep
+from tailrace.runners.sweep import sweep
 
-_OPERATION: Final = "command"
+_KILL_SECONDS: Final = 1.0
+
+
+def title(given: Mapping[str, Any]) -> str:
+    """What a run is called, from its input: the name of the file, or of the command."""
+    return Path(given["file"] if "file" in given else given["argv"][0]).name
 
 
 class Attended:
@@ -37,36 +44,40 @@ class Attended:
 
     Ctrl-C (SIGINT), SIGTERM and SIGHUP cancel the run; a further Ctrl-C kills the program, one
     more leaves at once. `as_json`: the exact events on stdout, instead of the output.
-    `title`: what the status line calls it.
     """
 
-    def __init__(
-        self, engine: Engine, screen: Screen, *, as_json: bool = False, title: str = ""
-    ) -> None:
-        self._title = title or _OPERATION
+    def __init__(self, engine: Engine, screen: Screen, *, as_json: bool = False) -> None:
+        self._title = ""
         self._engine = engine
         self._screen = screen
-        # That it was started and is being stopped, whoever sits there knows.
-        self._telling = Telling(screen, quiet=not screen.draws, exact=True, without=(START, STATUS))
+        # That it was started and is being stopped, whoever sits there knows, and the last line
+        # tells what came of it.
+        self._telling = Telling(
+            screen, quiet=not screen.draws, exact=True, without=(START, STATUS, RESULT)
+        )
         self._as_json = as_json
         self._run = ""
         self._began = time.monotonic()
         self._work: asyncio.Task[Any] | None = None
         self._signals: list[int] = []
         self._cancelling: asyncio.Task[RunRecord] | None = None
+        self._killing: asyncio.Task[None] | None = None
 
-    async def run(self, argv: Sequence[str], *, timeout: float | None = None) -> int:
-        """Run a program to its end; the exit code.
+    async def run(
+        self, operation: str, given: Mapping[str, Any], *, timeout: float | None = None
+    ) -> int:
+        """Run a program to its end, in the current folder; the exit code. `operation` is
+        `script` (given a file, args) or `command` (given its argv).
 
         Raises LogError, InputInvalid; OSError, after the program was stopped, when what is
         shown cannot be written (BrokenPipeError: nobody reads it any more).
         """
-        self._engine.operation(name=_OPERATION)(self._operation(Path.cwd()))
+        self._title = title(given)
+        self._offer()
         async with self._engine:
             # After the engine's own, which would only end streams, and there are none.
             self._listen()
-            shown = {"argv": list(argv)}
-            record, _ = await self._engine.submit(_OPERATION, shown, timeout=timeout)
+            record, _ = await self._engine.submit(operation, given, timeout=timeout)
             self._run = record.id
             if self._screen.draws:
                 self._screen.note(record.id)
@@ -76,20 +87,32 @@ class Attended:
                 with self._screen.status(self._status):
                     await self._show()
             finally:
-                if self._cancelling is not None:
-                    await self._cancelling
+                for task in (self._cancelling, self._killing):
+                    if task is not None:
+                        await task
             record = await self._engine.record(record.id)
-        return self._ended(record)
+        return await self._ended(record)
 
-    def _operation(self, cwd: Path) -> Any:
-        program = builtin.command(cwd)
+    def _offer(self) -> None:
+        terminal = Terminal(
+            spools=self._engine.spools,
+            cwd=Path.cwd(),
+            plain=not self._screen.out_is_tty,
+            size=self._screen.size,
+        )
+        for name, program in ((SCRIPT, terminal.script), (COMMAND, terminal.command)):
+            traits = Traits(title=title, ended=terminal.ended)
+            self._engine.offer(self._known(program), name=name, traits=traits)
 
-        async def command(run: RunContext, argv: list[str]) -> dict[str, Any]:
-            """Run a program and tell its output."""
+    def _known(self, program: Work) -> Work:
+        """The same, and its task is known: a second Ctrl-C is for it alone."""
+
+        @functools.wraps(program)
+        async def known(*args: Any, **kwargs: Any) -> dict[str, Any]:
             self._work = asyncio.current_task()
-            return await program(run, argv)
+            return await program(*args, **kwargs)
 
-        return command
+        return known
 
     async def _show(self) -> None:
         broken: OSError | None = None
@@ -125,15 +148,22 @@ class Attended:
             told = {"message": "stopping"}
         return render.status(self._screen.look, self._title, elapsed, told, columns)
 
-    def _ended(self, record: RunRecord) -> int:
+    async def _ended(self, record: RunRecord) -> int:
         error = loads(record.error)
         took = None
         if record.ended_at is not None:
             took = record.ended_at - (record.started_at or record.created_at)
-        said = str((error or {}).get("error", ""))
+        where = await address(record.id) if self._screen.draws else None
         self._screen.note(
             render.ending(
-                self._screen.look, record.id, record.state, took, events=record.last_seq, said=said
+                self._screen.look,
+                record.id,
+                record.state,
+                took,
+                events=record.last_seq,
+                address=where,
+                said=str((error or {}).get("error", "")),
+                result=loads(record.result),
             )
         )
         if record.state is State.CANCELLED and self._signals:
@@ -164,13 +194,18 @@ class Attended:
                 if self._screen.draws:
                     self._screen.note("Stopping it; Ctrl-C again kills it.")
             case 2 if self._work is not None:
-                # The runner answers a second cancelling with SIGKILL; but if the first is still
-                # on its way, the two become one.
-                self._work.cancel()
-                asyncio.get_running_loop().run_in_executor(None, sweep, self._run)
+                self._killing = asyncio.create_task(self._kill(self._work))
             case _:
                 sweep(self._run)
                 os._exit(128 + number)
+
+    async def _kill(self, work: asyncio.Task[Any]) -> None:
+        """A second cancelling is an order to its shim, which knows all that it has started."""
+        work.cancel()
+        await asyncio.wait((work,), timeout=_KILL_SECONDS)
+        if not work.done():
+            # The two came at once and became one, or the shim is not to be reached.
+            await asyncio.to_thread(sweep, self._run)
 
     def _cancel(self, reason: str) -> None:
         if self._cancelling is None:
@@ -193,16 +228,16 @@ class _Notes(logging.Handler):
 
 
 def attend(
-    argv: Sequence[str],
+    operation: str,
+    given: Mapping[str, Any],
     engine: Engine,
     screen: Screen,
     *,
     timeout: float | None = None,
     as_json: bool = False,
     debug: bool = False,
-    title: str = "",
 ) -> int:
-    """Run `argv` in the current folder and show it; the exit code. See `Attended.run`.
+    """Run a program in the current folder and show it; the exit code. See `Attended.run`.
 
     What the engine has to say is shown without tracebacks, unless `debug`.
     """
@@ -210,10 +245,10 @@ def attend(
     notes = logging.NullHandler() if debug else _Notes(screen)
     logger.addHandler(notes)
     try:
-        attended = Attended(engine, screen, as_json=as_json, title=title)
-        return asyncio.run(attended.run(argv, timeout=timeout))
+        attended = Attended(engine, screen, as_json=as_json)
+        return asyncio.run(attended.run(operation, given, timeout=timeout))
     finally:
         logger.removeHandler(notes)
 
 
-__all__ = ["Attended", "attend"]
+__all__ = ["Attended", "attend", "title"]

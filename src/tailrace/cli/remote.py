@@ -19,6 +19,8 @@ DEFAULT_URL: Final = "http://127.0.0.1:4000"
 ENV: Final = "TAILRACE_URL"
 
 _COMPLETION_SECONDS: Final = 1.0
+_ADDRESS_SECONDS: Final = 0.3
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@]*@")
 _RUN: Final = re.compile(
     r"(?P<base>https?://.+?)/runs/(?P<run>run_[a-z2-7]{26})(/[a-z]*)?(\?(?P<query>[^#]*))?(#.*)?",
     re.ASCII,
@@ -44,6 +46,11 @@ class Target(NamedTuple):
     run: str
     address: str
 
+    @property
+    def link(self) -> str:
+        """Where it is, for whoever reads it: without user:password@."""
+        return f"{shown(self.base)}/runs/{self.run}"
+
 
 def target(text: str, url: str | None) -> Target:
     """Read RUN|URL: an id, or any address of a run, as it stands in its links.
@@ -57,6 +64,28 @@ def target(text: str, url: str | None) -> Target:
         return Target(base_url(url), check_run_id(text), text)
     base, run, query = found["base"], found["run"], found["query"]
     return Target(base, run, f"{base}/runs/{run}/events?{query}" if query else run)
+
+
+def shown(base: str) -> str:
+    """A server as it may stand on a terminal, in a log, in a screenshot."""
+    return _CREDENTIALS.sub("", base)
+
+
+async def address(run: str) -> str | None:
+    """Where a run that was kept here can be seen: None unless the default server answers at
+    once, and knows it.
+    """
+    import asyncio
+
+    try:
+        from tailrace.client import AsyncClient
+
+        base = base_url(None)
+        async with AsyncClient(base) as client, asyncio.timeout(_ADDRESS_SECONDS):
+            await client.run(run)
+    except Exception:  # noqa: BLE001 - nobody has asked for a server
+        return None
+    return Target(base, run, run).link
 
 
 def complete_run(
@@ -85,4 +114,14 @@ def complete_run(
         return []
 
 
-__all__ = ["DEFAULT_URL", "ENV", "Target", "base_url", "complete_run", "target", "url_option"]
+__all__ = [
+    "DEFAULT_URL",
+    "ENV",
+    "Target",
+    "address",
+    "base_url",
+    "complete_run",
+    "shown",
+    "target",
+    "url_option",
+]

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tailrace.errors import TailraceError
+from tailrace.protocol.events import to_json
 from tailrace.protocol.lifecycle import State
+
+_RESULT_COLUMNS: Final = 120
 
 # ------------------------------------------------------------------ exit codes
 
@@ -133,6 +136,9 @@ def status(
     if part is not None:
         words.append(_bar(look, part))
     told = progress or {}
+    rest = _number(told.get("eta_seconds"))
+    if rest is not None and rest >= 0:
+        words.append(f"ETA {duration(rest)}")
     said = told.get("message") or told.get("step")
     if said:
         words.append(plain(str(said)))
@@ -154,15 +160,45 @@ def _bar(look: Look, part: float) -> str:
     return f"{full * done}{empty * (_BAR - done)} {part:>4.0%}"
 
 
+def waiting(status: Mapping[str, Any]) -> str | None:
+    """`queued, next`, `queued, 3rd`, from a `status` payload; None for one that tells of no
+    place in a queue.
+    """
+    place = status.get("position")
+    if status.get("status") != State.QUEUED or type(place) is not int or place < 1:
+        return None
+    if place == 1:
+        return "queued, next"
+    ending = "th" if place % 100 in (11, 12, 13) else _ORDINALS.get(place % 10, "th")
+    return f"queued, {place:,}{ending}"
+
+
+_ORDINALS: Final = {1: "st", 2: "nd", 3: "rd"}
+
+
 def ending(
-    look: Look, run: str, state: str, seconds: float | None, *, events: int, said: str = ""
+    look: Look,
+    run: str,
+    state: str,
+    seconds: float | None,
+    *,
+    events: int,
+    address: str | None = None,
+    said: str = "",
+    result: Any = None,
 ) -> str:
-    """The last line: `✓ run_x 12.3 s · 1,204 events`, and what went wrong."""
+    """The last line: `✓ run_x 12.3 s · 1,204 events · http://…/runs/run_x · {"rows":2}`, and
+    what went wrong. `result` is the run's: that of a program has its own in it.
+    """
     facts = [f"{run} {duration(seconds)}", f"{events:,} event{'' if events == 1 else 's'}"]
+    if address:
+        facts.append(plain(address))
     if state != State.COMPLETED:
         facts.append(state.replace("_", " "))
         if said:
             facts.append(plain(said))
+    elif isinstance(result, Mapping) and {"exit_code", "result"} <= result.keys():
+        facts.append(clip(plain(to_json(result["result"]).decode()), _RESULT_COLUMNS))
     return f"{look.mark(good=state == State.COMPLETED)} {look.dot.join(facts)}"
 
 
@@ -329,4 +365,5 @@ __all__ = [
     "plain",
     "status",
     "table",
+    "waiting",
 ]

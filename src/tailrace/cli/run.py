@@ -72,43 +72,57 @@ def run(ctx: click.Context, /, argv: tuple[str, ...], **options: Any) -> int:
 def _here(
     argv: tuple[str, ...], is_command: bool, wishes: Wishes | None, options: dict[str, Any]
 ) -> int:
+    from tailrace.builtin import COMMAND, SCRIPT
     from tailrace.cli.local import attend
     from tailrace.cli.screen import Screen
     from tailrace.engine import Engine
-    from tailrace.errors import PathForbidden, SettingsInvalid
-    from tailrace.runners.script import command
+    from tailrace.errors import SettingsInvalid
 
-    title = Path(argv[0]).name
+    given: dict[str, Any] = {"argv": list(argv)}
     if not is_command:
-        path = Path(argv[0])
-        if not path.is_file():
-            said = "is a folder" if path.is_dir() else "is no file here"
-            click.echo(
-                f"tailrace: {argv[0]} {said}.\n"
-                f"          `tailrace run -- {argv[0]}` runs a command of that name.",
-                err=True,
-            )
-            return 126 if path.exists() else 127
-        try:
-            argv = tuple(command(path.absolute(), argv[1:]))
-        except PathForbidden as error:
-            from tailrace.cli.render import fault
-
-            click.echo(fault(error), err=True, nl=False)
-            return 126
+        refused = _refused(argv[0])
+        if refused is not None:
+            code, said = refused
+            click.echo(said, err=True, nl=False)
+            return code
+        given = {"file": str(Path(argv[0]).absolute()), "args": list(argv[1:])}
     try:
         engine = Engine(_log(options["log"]))
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, or memory:.") from None
     return attend(
-        argv,
+        COMMAND if is_command else SCRIPT,
+        given,
         engine,
         Screen(quiet=options["quiet"]),
         timeout=options["timeout"],
         as_json=options["as_json"],
         debug=wishes is not None and wishes.debug,
-        title=title,
     )
+
+
+def _refused(file: str) -> tuple[int, str] | None:
+    """The exit code for a file that cannot be run, and what to say; None for one that can."""
+    import os
+
+    from tailrace.cli.render import fault
+    from tailrace.errors import PathForbidden, TailraceError
+    from tailrace.runners.profiles import Profiles
+
+    path = Path(file)
+    if not path.is_file():
+        said = "is a folder" if path.is_dir() else "is no file here"
+        hint = f"`tailrace run -- {file}` runs a command of that name."
+        return 126 if path.exists() else 127, fault(TailraceError(f"{file} {said}.", fix=hint))
+    try:
+        Profiles().of(path)
+    except PathForbidden as error:
+        # What the system itself runs, whoever sits there may run.
+        if os.access(path, os.X_OK):
+            return None
+        error.fix = f"`tailrace run -- PROGRAM {file}` runs it with a program of your choice."
+        return 126, fault(error)
+    return None
 
 
 def _log(place: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""`tailrace runs`: list, show, cancel and forget the runs of a server."""
+"""`tailrace runs`: list, show, cancel, repeat and forget the runs of a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tailrace.cli.remote import base_url, complete_run, url_option
+from tailrace.cli.remote import base_url, complete_run, shown, url_option
 
 if TYPE_CHECKING:
     from tailrace.client import Client
@@ -19,7 +19,7 @@ _HEADING: Final = ("ID", "OPERATION", "STATE", "STARTED", "DURATION", "PROGRESS"
 
 @click.group()
 def runs() -> None:
-    """List, show, cancel and forget runs."""
+    """List, show, cancel, repeat and forget runs."""
 
 
 @runs.command()
@@ -87,7 +87,7 @@ def show(id: str, url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(run))
         return
-    told = {**run, "links": f"{base}{run['links']['self']}"}
+    told = {**run, "links": f"{shown(base)}{run['links']['self']}"}
     names = (
         "id",
         "operation",
@@ -96,6 +96,20 @@ def show(id: str, url: str | None, as_json: bool) -> None:
     )
     rows = [(_label(name), _value(name, told[name])) for name in names]
     click.echo(render.table([row for row in rows if row[1]]), nl=False)
+
+
+@runs.command()
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="The new run as one line of JSON.")
+@click.argument("id", metavar="ID", shell_complete=complete_run)
+def rerun(id: str, url: str | None, as_json: bool) -> None:
+    """Start another run like that one, with its input and limits, and print its id."""
+    from tailrace.client import Client
+    from tailrace.protocol.events import to_json
+
+    with Client(base_url(url)) as client:
+        run = client.rerun(id)
+    click.echo(to_json(run) if as_json else run["id"])
 
 
 def _label(name: str) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
-from tailrace.cli.render import Look, Sieve, plain
+from tailrace.cli.render import Look, Sieve, plain, waiting
 from tailrace.projections.text import line
 from tailrace.protocol import events
 from tailrace.protocol.output import raw
@@ -106,6 +106,16 @@ class Screen:
             with self._lock, contextlib.suppress(OSError):
                 self._erase()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the terminal; 24 and 80 where there is none."""
+        for fd in (self._out, self._err):
+            with contextlib.suppress(OSError):
+                columns, rows = os.get_terminal_size(fd)
+                # Both are 0 where nobody has said how large it is.
+                return rows or 24, columns or 80
+        return 24, 80
+
     def _draw(self, tell: Callable[[int], str]) -> None:
         try:
             columns = os.get_terminal_size(self._err).columns or 80
@@ -139,7 +149,7 @@ class Telling:
 
     `quiet`: no such lines; `without`: none for these types. `exact`: the output's bytes as
     they are; otherwise whatever could play tricks on a terminal is taken out. `progress` is
-    the newest progress payload, for the status line.
+    the newest progress payload, for the status line, or its place in the queue.
     """
 
     def __init__(
@@ -163,8 +173,14 @@ class Telling:
             self._output(payload)
         elif type == events.PROGRESS and self._screen.draws:
             self.progress = payload
-        elif type not in self._without:
-            self._line(type, payload)
+        elif type == events.STATUS and self._screen.draws and (told := waiting(payload)):
+            self.progress = {"message": told}
+        else:
+            if type == events.START:
+                # It waits no more.
+                self.progress = None
+            if type not in self._without:
+                self._line(type, payload)
 
     def close(self) -> None:
         """Switch off a colour that was left on."""

@@ -29,7 +29,23 @@ import click
     help="How long a run that is asked to stop may take. [default: 5]",
 )
 @click.option(
-    "--config", metavar="FILE", help="A TOML file; its table [server] has these same names."
+    "--survive",
+    "survives",
+    is_flag=True,
+    default=None,
+    help="Scripts go on when the server ends or is killed, and the next start takes them up.",
+)
+@click.option(
+    "--at-once",
+    metavar="N",
+    type=int,
+    help="How many scripts may run at the same time; the others are queued. [default: 10]",
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="A TOML file. Its table [server] has these same names; [scripts] has survives, at_once, "
+    "timeout and limits for scripts; [profiles.NAME] says how a kind of script is run.",
 )
 @click.option(
     "--no-auth",

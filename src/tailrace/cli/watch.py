@@ -231,6 +231,9 @@ class Watching:
     def _show(self, event: WatchedEvent) -> None:
         self._cuts.is_cut = False
         self._last = event.id or self._last
+        if event.type == "start" and not self._snapshot["started_at"]:
+            # It was queued when we looked.
+            self._snapshot = {**self._snapshot, "started_at": event.data.get("timestamp")}
         if not self._as_json:
             self._telling.event(event.type, event.data)
             return
@@ -266,12 +269,13 @@ class Watching:
         error: Mapping[str, Any] | None
         if end is None:
             snapshot = self.look()
-            state, error = str(snapshot["state"]), snapshot["error"]
+            state, error, result = str(snapshot["state"]), snapshot["error"], snapshot["result"]
             took, last = snapshot["duration_seconds"], snapshot["last_event_id"]
         else:
             known = {COMPLETE: State.COMPLETED, CANCELLED: State.CANCELLED}
             state = str(known.get(end.type) or end.data.get("reason", State.FAILED))
             error, took, last = end.data, end.data.get("duration_seconds"), end.id
+            result = end.data.get("result")
         if state in ACTIVE:
             return 0
         self._telling.close()
@@ -282,7 +286,9 @@ class Watching:
                 state,
                 took,
                 events=parse(last).seq,
+                address=self._where.link,
                 said=str((error or {}).get("error", "")),
+                result=result,
             )
         )
         return render.exit_code(state, error)

@@ -98,6 +98,14 @@ class AsyncClient:
         )
         return await self._send(call)
 
+    async def rerun(self, run: str) -> Json:
+        """Start a new run of the same operation, with the same input and limits; its snapshot.
+
+        A request that breaks off is not repeated: it could start two. Raises RunUnknown, and
+        what `start` raises.
+        """
+        return await self._send(self._server.rerun(run))
+
     async def run(self, run: str) -> Json:
         """A run's snapshot: state, progress, result or error, times, last_event_id, links.
 

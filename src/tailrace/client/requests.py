@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -49,6 +49,7 @@ class Call(Generic[T]):
     headers: Mapping[str, str]
     content: bytes = b""
     shown: str = ""
+    may_repeat: bool = True
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes, attempt: int = 0) -> T:
         """The value answered. Raises the problem's error, or ProtocolViolation."""
@@ -69,10 +70,10 @@ class Call(Generic[T]):
     def again(self, attempt: int, error: Exception, *, was_sent: bool) -> float:
         """Seconds to wait before the same request is sent again, after `attempt` others.
 
-        Every request may be repeated: GET, cancel and DELETE by nature, a start by its
+        Most requests may be repeated: GET, cancel and DELETE by nature, a start by its
         Idempotency-Key. Raises ServerUnreachable when there is no point, or no more.
         """
-        if was_sent and attempt < len(_PAUSES):
+        if was_sent and self.may_repeat and attempt < len(_PAUSES):
             return _PAUSES[attempt]
         raise unreachable(_reason(self.shown, error)) from error
 
@@ -181,6 +182,11 @@ class Server:
     def cancel(self, run: str) -> Call[Json]:
         """POST /runs/{id}/cancel. Raises RunUnknown for what is no id."""
         return self._call("POST", f"/runs/{check_run_id(run)}/cancel", _dict)
+
+    def rerun(self, run: str) -> Call[Json]:
+        """POST /runs/{id}/rerun. Raises RunUnknown for what is no id."""
+        call = self._call("POST", f"/runs/{check_run_id(run)}/rerun", _dict)
+        return replace(call, may_repeat=False)
 
     def forget(self, run: str) -> Call[None]:
         """DELETE /runs/{id}. Raises RunUnknown for what is no id."""

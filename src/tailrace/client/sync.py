@@ -101,6 +101,14 @@ class Client:
         )
         return self._send(call)
 
+    def rerun(self, run: str) -> Json:
+        """Start a new run of the same operation, with the same input and limits; its snapshot.
+
+        A request that breaks off is not repeated: it could start two. Raises RunUnknown, and
+        what `start` raises.
+        """
+        return self._send(self._server.rerun(run))
+
     def run(self, run: str) -> Json:
         """A run's snapshot: state, progress, result or error, times, last_event_id, links.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from tailrace.errors import ProducerGap, RunEnded, RunUnknown, StateMoved, WriterFenced
@@ -100,6 +101,12 @@ class EventLog(Protocol):
     def worker(self) -> str:
         """The name this process owns runs under while the log is open; others can tell
         whether it is alive.
+        """
+
+    @property
+    def folder(self) -> Path | None:
+        """Where what belongs to its runs may be kept on this machine, as long as the log is;
+        None if nothing outlives the process.
         """
 
     async def open(self) -> None:

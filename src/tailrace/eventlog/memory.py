@@ -84,6 +84,7 @@ class MemoryLog:
 
     def __init__(self, retention: Retention | None = None) -> None:
         self.worker = f"memory-{uuid4().hex}"
+        self.folder = None
         self._retention = retention or Retention()
         self._kept: dict[str, _Kept] = {}
         self._keys: dict[tuple[str, str], str] = {}

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import LogError
-from tailrace.http import problems, reference, runs
+from tailrace.http import problems, reference, runs, scripts
 from tailrace.http.crowd import Crowd
 from tailrace.protocol.runs import RunQuery
 
@@ -60,6 +60,7 @@ def build(engine: Engine) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(runs.router(engine))
+    app.include_router(scripts.router(engine))
     app.add_exception_handler(HTTPException, _refused)
 
     @app.get("/docs", include_in_schema=False)

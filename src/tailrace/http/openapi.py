@@ -17,6 +17,7 @@ from tailrace.http.shapes import (
     EventsPage,
     OperationList,
     Problem,
+    RunFile,
     RunSnapshot,
     RunsPage,
 )
@@ -37,6 +38,7 @@ ANY_PROBLEM: Final[_Responses] = {"default": {"description": "Any other problem"
 
 _WHY: Final = {
     400: "A cursor that is malformed, or ahead of the run",
+    403: "The file may not be run, or is none",
     404: "No such run, or somebody else's",
     406: "No such format",
     409: "The run is in another state",
@@ -57,14 +59,18 @@ def _told(*problems: int, **answers: _Json) -> _Responses:
 # ------------------------------------------------------------------ parameters
 
 
-def _parameter(name: str, schema: _Json, description: str, where: str = "query") -> _Json:
+def _parameter(
+    name: str, schema: _Json, description: str, where: str = "query", *, required: bool = False
+) -> _Json:
     return {
-        "name": name, "in": where, "required": False, "schema": schema, "description": description,
+        "name": name, "in": where, "required": required, "schema": schema,
+        "description": description,
     }  # fmt: skip
 
 
+_PLAIN_CURSOR: Final = r"([0-9]{1,9}-)?[0-9]{1,18}(\.[0-9]{1,9})?"
 # Empty is what a client sends that has nothing yet.
-_CURSOR: Final = r"^(|latest|([0-9]{1,9}-)?[0-9]{1,18}(\.[0-9]{1,9})?)$"
+_CURSOR: Final = rf"^(|latest|{_PLAIN_CURSOR})$"
 _AFTER: Final = _parameter(
     "after",
     {"type": "string", "pattern": _CURSOR, "default": "0", "examples": ["57", "latest"]},
@@ -119,11 +125,52 @@ _VECTOR: Final = (
     _parameter("after", {"type": "string"}, "The same, for a client that begins anew."),
 )
 
+_FILE: Final[_Json] = RunFile.model_json_schema()
+
+
+def _plain(schema: _Json) -> _Json:
+    """A member's schema as a parameter's: nobody can say null in a query."""
+    ornament = ("anyOf", "title", "description")
+    told = {key: said for key, said in schema.items() if key not in ornament and said is not None}
+    told |= schema.get("anyOf", [{}])[0]
+    return told
+
+
+def _file(*, required: bool) -> list[_Json]:
+    """The parameters of `run_file`: the members of its body, and whose run to go on with."""
+    cursor = {"type": "string", "pattern": f"^(|run_[a-z2-7]{{26}}:{_PLAIN_CURSOR})$"}
+    return [
+        _parameter(
+            "Last-Event-ID",
+            cursor | {"examples": ["run_abcdefghijklmnopqrstuvwxyz:57"]},
+            "The last id of this very stream: it goes on, and nothing is started. Browsers send "
+            "it when they reconnect. An id that names no run is refused.",
+            "header",
+        ),
+        _parameter("after", cursor, "The same; the header overrules it."),
+        *(
+            _parameter(
+                name,
+                _plain(schema),
+                schema["description"],
+                required=required and name in _FILE["required"],
+            )
+            for name, schema in _FILE["properties"].items()
+        ),
+    ]
+
+
 # ------------------------------------------------------------------ endpoints
 
 _FRAMES: Final = (
     ': tailrace\nretry: 1000\nid: 1\nevent: start\ndata: {"operation":"crunch"}\n\n'
     'id: 2\nevent: complete\ndata: {"status":"completed","result":42}\n\n: end\n'
+)
+_SAID: Final = (
+    ": tailrace\nretry: 1000\nid: run_abcdefghijklmnopqrstuvwxyz:0\n\n"
+    "id: run_abcdefghijklmnopqrstuvwxyz:1\ndata: Starting execution of hello.py…\n\n"
+    "id: run_abcdefghijklmnopqrstuvwxyz:2\ndata: hello\n\n"
+    "id: run_abcdefghijklmnopqrstuvwxyz:3\ndata: *** Execution completed ***\n\n: end\n"
 )
 _TEXT: Final = {"type": "string"}
 _FRAME: Final = {
@@ -221,3 +268,34 @@ MANY: Final[_Json] = {
     ),
     "openapi_extra": {"parameters": list(_VECTOR)},
 }  # fmt: skip
+RERUN: Final[_Json] = {
+    "status_code": 201,
+    "responses": _told(
+        400, 403, 404, 406, 413, 422,
+        _201=_run("The new run, or its stream")
+        | {"headers": _LOCATION, "content": _STREAM | _LINES},
+    ),
+    "openapi_extra": {"parameters": list(_HOW)},
+}  # fmt: skip
+_TOLD: Final[_Json] = {
+    "description": "The script's stream, from its start or from the cursor on",
+    "content": {EVENT_STREAM: {"itemSchema": _FRAME, "example": _SAID}} | _LINES,
+    "headers": {
+        "Content-Location": {
+            "description": "The run's own stream, whose ids are plain cursors",
+            "schema": {"type": "string"},
+        },
+        "Tailrace-Run": {"description": "The run's id", "schema": {"type": "string"}},
+    },
+}
+RUN_FILE_GET: Final[_Json] = {
+    "responses": _told(400, 403, 404, 406, 422, _200=_TOLD, _204=_OVER),
+    "openapi_extra": {"parameters": _file(required=True)},
+}
+RUN_FILE_POST: Final[_Json] = {
+    "responses": _told(400, 403, 404, 406, 413, 415, 422, _200=_TOLD, _204=_OVER),
+    "openapi_extra": {
+        "parameters": _file(required=False),
+        "requestBody": {"required": False, "content": {JSON: {"schema": _FILE}}},
+    },
+}

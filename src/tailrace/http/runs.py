@@ -30,6 +30,17 @@ from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord, snapshot
 from tailrace.protocol.wire import JSON, LAST_EVENT_ID, MAX_BODY_BYTES
 
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Your own name for this request; repeated, it answers the same run.",
+    ),
+]
+"""The parameter of whatever starts a run."""
+
 _Run = Annotated[str, Path(description="The run's id", examples=["run_abcdefghijklmnopqrstuvwxyz"])]
 
 
@@ -53,16 +64,17 @@ def router(engine: Engine) -> APIRouter:
     add("POST", "/runs/{run}/events", face.append, "Add events from elsewhere", **openapi.APPEND)
     add("GET", "/runs/{run}/output", face.output, "What the program wrote", **openapi.OUTPUT)
     add("POST", "/runs/{run}/cancel", face.cancel, "Cancel a run", **openapi.CANCEL)
+    add("POST", "/runs/{run}/rerun", face.rerun, "Start a run's like", **openapi.RERUN)
     add("GET", "/events", face.watch_many, "Watch many runs at once", **openapi.MANY)
     return routes
 
 
-def prefix(request: Request) -> str:
-    """What stands before `/runs` as the client sees it: a proxy's path, a mount, a router's
+def prefix(request: Request, mark: str = "/runs") -> str:
+    """What stands before `mark` as the client sees it: a proxy's path, a mount, a router's
     prefix. Quoted, because a host's path may have parameters and so be anybody's text.
     """
     root, inner = mounted(request.scope)
-    return quote(root + inner[: inner.rindex("/runs")])
+    return quote(root + inner[: inner.rindex(mark)])
 
 
 def mounted(scope: Scope) -> tuple[str, str]:
@@ -103,15 +115,7 @@ class _Runs:
         self,
         request: Request,
         body: StartRun,
-        idempotency_key: Annotated[
-            str | None,
-            Header(
-                alias="Idempotency-Key",
-                min_length=1,
-                max_length=200,
-                description="Your own name for this request; repeated, it answers the same run.",
-            ),
-        ] = None,
+        idempotency_key: Key = None,
     ) -> Response:
         """201 and the run, or 200 for an Idempotency-Key that started it before. With
         `Accept: text/event-stream` the answer is the stream itself.
@@ -126,6 +130,18 @@ class _Runs:
             abandon_after=body.abandon_after,
             key=idempotency_key,
         )
+        return self._begun(request, wish, record, is_new=is_new)
+
+    async def rerun(self, request: Request, run: _Run) -> Response:
+        """201 and a new run of the same operation, with the same input and limits. With
+        `Accept: text/event-stream` the answer is the stream itself.
+        """
+        wish = asked(request.headers, request.query_params, default="json")
+        record = await self._engine.rerun(run, LOCAL)
+        return self._begun(request, wish, record, is_new=True)
+
+    def _begun(self, request: Request, wish: Asked, record: RunRecord, *, is_new: bool) -> Response:
+        """The answer to whoever started a run: the run, or its stream."""
         status = 201 if is_new else 200
         shape = snapshot(record, prefix(request))
         headers = {"location": shape["links"]["self"]}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from tailrace.http.asking import TICKS
 from tailrace.protocol.lifecycle import State
 
 MAX_EVENTS: Final = 1000
@@ -34,6 +35,50 @@ class StartRun(BaseModel):
         None,
         description="Seconds without any watcher after which the run is cancelled",
         examples=[300],
+    )
+
+
+class RunFile(BaseModel):
+    """A script to run, and how to tell of it."""
+
+    model_config = _ASKED
+
+    file_path: str = Field(
+        max_length=4096,
+        description="The script, relative to one of the folders that the server allows",
+        examples=["hello.py"],
+    )
+    args: list[str | int | float] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="What the script is called with, in this order",
+        examples=[["--epochs", "3"]],
+    )
+    profile: str | None = Field(
+        None, max_length=200, description="How to run it, if the file's suffix does not say"
+    )
+    stderr: Literal["separate", "merge"] | None = Field(
+        None, description="Whether stderr is kept apart from stdout, or its lines in their order"
+    )
+    timeout: float | None = Field(
+        None, description="Seconds after which the run ends as timed_out", examples=[60]
+    )
+    abandon_after: float | None = Field(
+        None,
+        description="Seconds without any watcher after which the run is cancelled",
+        examples=[300],
+    )
+    tick: float = Field(
+        2,
+        ge=TICKS[0],
+        le=TICKS[1],
+        description="Seconds of silence after which the elapsed time is told, and told again",
+    )
+    format: str | None = Field(
+        None,
+        description="How the events are told; without it text, or lines of JSON to whoever "
+        "accepts only those",
+        json_schema_extra={"enum": ["text", "events", "typed", "ndjson"]},
     )
 
 
@@ -106,6 +151,7 @@ class RunSnapshot(_Told):
     timeout: float | None
     abandon_after: float | None
     attempt: int
+    position: int | None = Field(description="The place in the queue: 1 is next; null once begun")
     progress: _Json | None = Field(description="The newest progress event's data")
     result: Any = Field(description="What the operation returned")
     error: _Json | None = Field(description="What the error event says")

@@ -59,6 +59,15 @@ class RunStream(Response):
         self._run = run
         self._telling = telling
 
+    @property
+    def opening(self) -> bytes:
+        """Sent with the headers."""
+        return self._telling.manner.projection.opening
+
+    def named(self, cursor: Cursor) -> str:
+        """A cursor as the ids of this stream have it."""
+        return str(cursor)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         try:
@@ -83,9 +92,9 @@ class RunStream(Response):
                 return None
             # For whoever asked for `latest`: a cut before the first event would otherwise
             # leave them without a cursor to come back with.
-            last = str(Cursor(record.epoch, start.after)).encode()
+            last = self.named(Cursor(record.epoch, start.after)).encode()
             headers = [*self.raw_headers, (LAST_EVENT_ID.encode(), last)]
-            first = manner.projection.opening
+            first = self.opening
             ready = (
                 None if start.lost else channel.take(start.after, manner.projection, manner.types)
             )

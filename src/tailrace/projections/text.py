@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tailrace.projections.contract import ServerSent, Types, chosen, cursor
 from tailrace.protocol import events, sse
 from tailrace.protocol.blocks import Block
-from tailrace.protocol.events import to_json
+from tailrace.protocol.events import Event, to_json
 
 Payload = Mapping[str, Any]
 
+_LINE_END: Final = re.compile(r"(?:\r\n|\n|\r)\Z")
+
 
 class Text(ServerSent):
-    """The text of output as it is, and one bracketed line for everything else."""
+    """The text of output as it is, a sentence for the run's start and end, and one bracketed
+    line for everything else.
+    """
 
     name = "text"
 
     def tell(self, block: Block, types: Types) -> bytes:
         """One message for each event."""
         return b"".join(
-            sse.encode(line(event.type, event.payload), id=cursor(block, event))
+            sse.encode(line(event.type, event.payload), id=self._id(block, event))
             for event in chosen(block, types)
         )
 
     def control(self, type: str, payload: Mapping[str, Any]) -> bytes:
         """A bracketed line, without an id."""
         return sse.encode(line(type, payload))
+
+    def _id(self, block: Block, event: Event) -> str:
+        return cursor(block, event)
+
+
+class NamedText(Text):
+    """`text` whose ids name their run too, `run_…:57`: where the request that started a run is
+    the one that a browser repeats, nothing else could tell a return from a new start.
+    """
+
+    # Not the name of the other: their bytes are not the same, and shared by it.
+    name = "text:named"
+
+    def _id(self, block: Block, event: Event) -> str:
+        return f"{block.run}:{cursor(block, event)}"
 
 
 def _progress(payload: Payload) -> str:
@@ -42,17 +62,43 @@ def _progress(payload: Payload) -> str:
     return f"[{amount}] {said}".rstrip()
 
 
-# One line feed goes: the end of the message stands for it.
+def _output(payload: Payload) -> str:
+    # One line end goes, whichever it is: the end of the message stands for it.
+    return _LINE_END.sub("", str(payload.get("text", "")))
+
+
+def _status(payload: Payload) -> str:
+    status, position = str(payload.get("status", "")), payload.get("position")
+    if isinstance(position, int):
+        status += f", {position - 1} before it" if position > 1 else ", next"
+    return f"[{status}]"
+
+
+def _error(payload: Payload) -> str:
+    if "detail" in payload and "reason" not in payload:
+        # No end of the run: a fault of the stream's own, told as a problem document.
+        return f"[the stream broke off: {payload['detail']}]"
+    said = str(payload.get("error", ""))
+    more, code = payload.get("failure"), payload.get("exit_code")
+    if more is not None:
+        is_told = str(more) in said
+    else:
+        more = f"exit code {code}"
+        is_told = code is None or re.search(rf"\bcode {code}(?![0-9])", said) is not None
+    reason = str(payload.get("reason", "failed")).replace("_", " ")
+    return f"*** Execution {reason}: {said if is_told else f'{said} ({more})'.lstrip()} ***"
+
+
 _LINES: Final[dict[str, Callable[[Payload], str]]] = {
-    events.OUTPUT: lambda p: str(p.get("text", "")).removesuffix("\n"),
+    events.OUTPUT: _output,
     events.MESSAGE: lambda p: p["value"] if isinstance(p.get("value"), str) else _json(p),
     events.LOG: lambda p: f"[{p.get('level', 'info')}] {p.get('message', '')}",
     events.PROGRESS: _progress,
-    events.START: lambda p: f"[started {p.get('operation', '')}]",
-    events.STATUS: lambda p: f"[{p.get('status', '')}]",
-    events.COMPLETE: lambda p: f"[completed in {p.get('duration_seconds', 0):g} s]",
-    events.ERROR: lambda p: f"[{p.get('reason', 'failed')}: {p.get('error', '')}]",
-    events.CANCELLED: lambda p: f"[cancelled: {p.get('reason', 'requested')}]",
+    events.START: lambda p: f"Starting execution of {p.get('title') or p.get('operation', '')}…",
+    events.STATUS: _status,
+    events.COMPLETE: lambda _: "*** Execution completed ***",
+    events.ERROR: _error,
+    events.CANCELLED: lambda p: f"*** Execution cancelled: {p.get('reason', 'requested')} ***",
     events.GAP: lambda p: f"[events {p.get('from')} to {p.get('to')} are no longer kept]",
     events.RESET: lambda p: f"[events {p.get('from')} to {p.get('to')} were lost]",
     events.TICK: lambda p: f"[{p.get('elapsed_seconds', 0):g} s]",

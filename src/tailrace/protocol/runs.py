@@ -37,8 +37,9 @@ class RunRecord:
     """What the log knows of a run besides its events.
 
     Times are seconds since 1970. `input`, `progress`, `result` and `error` are JSON as
-    stored. `attempt` is the fence: an append of an older attempt is refused. `worker`
-    names the process that owns the run; `timeout` and `abandon_after` are seconds.
+    stored; the `progress` of a run that waits for its turn is `{"position": 1}`, where it is
+    next. `attempt` is the fence: an append of an older attempt is refused. `worker` names the
+    process that owns the run; `timeout` and `abandon_after` are seconds.
     """
 
     id: str
@@ -113,6 +114,10 @@ def snapshot(run: RunRecord, prefix: str = "") -> dict[str, Any]:
     """The JSON shape of a run; `prefix` is the path the app is mounted under."""
     here = f"{prefix}/runs/{run.id}"
     started, ended = run.started_at, run.ended_at
+    progress: Any = None if run.progress is None else orjson.loads(run.progress)
+    # Before the start the column holds the place in the queue; it stays where none followed.
+    waited = started is None and isinstance(progress, dict) and progress.keys() == {"position"}
+    is_queued = run.state is State.QUEUED
     return {
         "id": run.id,
         "operation": run.operation,
@@ -125,7 +130,8 @@ def snapshot(run: RunRecord, prefix: str = "") -> dict[str, Any]:
         "timeout": run.timeout,
         "abandon_after": run.abandon_after,
         "attempt": run.attempt,
-        "progress": None if run.progress is None else orjson.loads(run.progress),
+        "position": progress["position"] if is_queued and waited else None,
+        "progress": None if is_queued or waited else progress,
         "result": None if run.result is None else orjson.loads(run.result),
         "error": None if run.error is None else orjson.loads(run.error),
         "last_event_id": str(Cursor(run.epoch, run.last_seq)),

@@ -21,6 +21,7 @@ class Sink(ABC):
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._is_told = False
+        self._is_released = False
 
     @property
     def cancelled(self) -> bool:
@@ -36,6 +37,20 @@ class Sink(ABC):
     def request_stop(self) -> None:
         """Ask the work to stop."""
         self._stop.set()
+
+    @property
+    def released(self) -> bool:
+        """Whether the run goes on without this process: let go of it, and stop nothing.
+
+        It is so before the work is cancelled for it; except where an event loop ends under
+        an engine that nobody closed, which cancels everything in one turn: after the next
+        turn it is known.
+        """
+        return self._is_released
+
+    def release(self) -> None:
+        """Have the work let go of what it runs."""
+        self._is_released = True
 
     def wait_cancelled(self, seconds: float) -> bool:
         """Sleep in a thread, but not longer than until the request; whether it came."""

@@ -35,7 +35,7 @@ from tailrace.runners.child import (
     Job,
     ProcessFailed,
 )
-from tailrace.runners.script import MARK, sweep
+from tailrace.runners.sweep import MARK, sweep
 
 # Small enough that taking a chunk of small events does not hold the loop for long.
 _CHUNK_BYTES: Final = 64 * 1024

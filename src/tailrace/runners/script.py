@@ -1,50 +1,50 @@
-"""Running a program: its own process group, its output live, and nothing left behind."""
+"""Running a program: by a shim of its own, its output live, and nothing left behind."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import re
 import signal
-import struct
-import sys
+import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from io import FileIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tailrace.errors import PathForbidden, ScriptFailed
-from tailrace.protocol import events
-from tailrace.protocol.output import CHUNK_BYTES, Decoder
+from tailrace.errors import PathForbidden, RunLost, ScriptFailed
 from tailrace.runners.contract import Sink
-
-if sys.platform != "win32":
-    import fcntl
-    import termios
-
-MARK: Final = "TAILRACE_RUN"
-"""The environment variable by which a run's processes can be found, wherever they hide."""
+from tailrace.runners.lifeline import Lifeline
+from tailrace.runners.markers import Said
+from tailrace.runners.output import Reading
+from tailrace.runners.profiles import Profile
+from tailrace.runners.shim import KILL, TERMINATE, Job
+from tailrace.runners.sweep import MARK, sweep
+from tailrace.runners.transcript import Told, Transcript
 
 # What a script may see of the server's environment. Everything else may be a secret.
 _SHARED: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
-# Python buffers what it writes into a pipe in blocks of 8 KiB unless told otherwise; nobody
-# interprets colours and cursor movement in a log.
-_FORCED: Final = {"PYTHONUNBUFFERED": "1", "TERM": "dumb", "NO_COLOR": "1"}
+_UNBUFFERED: Final = {"PYTHONUNBUFFERED": "1"}
+# Nobody interprets colours and cursor movement in a log.
+_PLAIN: Final = {"TERM": "dumb", "NO_COLOR": "1"}
 
-_INTERPRETERS: Final[dict[str, tuple[str, ...]]] = {
-    ".py": (sys.executable,),
-    ".sh": ("/bin/sh",),
-}
+_GIB: Final = 1024**3
 
-_LINGER_SECONDS: Final = 0.01
-_LAST_WORDS_SECONDS: Final = 0.01
-_LOOKS: Final = 20
-_LOOK_SECONDS: Final = 0.001
+# Within what the supervisor allows for forced work.
+_LAST_SECONDS: Final = 0.4
 
 
-def locate(file: str, roots: Sequence[Path]) -> Path:
+class Located(NamedTuple):
+    """A file below a root. `beneath` is its way there as `shim.Job` has it."""
+
+    path: Path
+    beneath: list[Any]
+
+
+def locate(file: str, roots: Sequence[Path]) -> Located:
     """The real path of `file` below one of `roots`.
 
     Raises PathForbidden, in the same words whether the file is outside or missing: the
@@ -54,282 +54,257 @@ def locate(file: str, roots: Sequence[Path]) -> Path:
         # RuntimeError: a symbolic link that leads to itself (until Python 3.13).
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             # Resolved first, compared then: a symbolic link may not lead out of the root.
-            path = (root / file).resolve(strict=True)
-            if path.is_relative_to(root.resolve()) and path.is_file():
-                return path
+            path, top = (root / file).resolve(strict=True), root.resolve(strict=True)
+            # Not followed: where it was a moment ago there may be a link by now.
+            found = path.stat(follow_symlinks=False)
+            if path.is_relative_to(top) and stat.S_ISREG(found.st_mode):
+                way = [str(top), *path.relative_to(top).parts, found.st_dev, found.st_ino]
+                return Located(path, way)
     raise PathForbidden(
         f"{file[:200]!r} is not a file below an allowed folder.",
         fix="Name a file inside the folders the server was started with (--allow-root).",
     )
 
 
-def command(path: Path, args: Sequence[str]) -> list[str]:
-    """The argv that runs `path`: by its interpreter, or itself if it is executable.
-
-    Raises PathForbidden for a file that is neither.
+def environment(
+    run: str, own: Mapping[str, str], *, inherit: bool = False, plain: bool = True
+) -> dict[str, str]:
+    """The environment of a run's program: an allow-list, or all of ours (the terminal), and
+    its `own`. `plain`: nobody draws what it writes.
     """
-    interpreter = _INTERPRETERS.get(path.suffix.lower())
-    if interpreter is not None:
-        return [*interpreter, str(path), *args]
-    if not os.access(path, os.X_OK):
-        raise PathForbidden(
-            f"{path.name} is not executable, and {path.suffix or 'no suffix'} has no interpreter.",
-            fix=f"Make it executable, or use one of {', '.join(_INTERPRETERS)}.",
-        )
-    return [str(path), *args]
-
-
-def environment(run: str, *, inherit: bool = False) -> dict[str, str]:
-    """The environment of a run's program: an allow-list, or all of ours (the terminal)."""
     shared = {
         name: value
         for name, value in os.environ.items()
         if inherit or name in _SHARED or name.startswith("LC_")
     }
-    forced = {"PYTHONUNBUFFERED": "1"} if inherit else _FORCED
-    return {**shared, **forced, MARK: run}
+    return {**shared, **_UNBUFFERED, **(_PLAIN if plain else {}), **own, MARK: run}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a program may use; None: no bound of ours.
+
+    `output_bytes`: of all its output, 1 GiB by default. `cpu_seconds`: of each process.
+    `file_bytes`: of each file it writes. `processes`: of its user, in all (root has no bound).
+    The last three are those of setrlimit(2).
+    """
+
+    output_bytes: int | None = _GIB
+    cpu_seconds: int | None = None
+    file_bytes: int | None = None
+    processes: int | None = None
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """As `shim.Job` has them."""
+        wanted = {
+            "RLIMIT_CPU": self.cpu_seconds,
+            "RLIMIT_FSIZE": self.file_bytes,
+            "RLIMIT_NPROC": self.processes,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What is to be run, and how it is understood.
+
+    `beneath`: see `Located`; without it, it runs in `cwd`. `tail`: the file it writes instead of
+    its stdout. `merge`: stderr goes where stdout goes, so that their order is exact. `survives`:
+    it goes on when this process ends. `size`: rows and columns of its terminal.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    profile: Profile
+    cwd: Path | None = None
+    beneath: list[Any] | None = None
+    tail: str | None = None
+    merge: bool = False
+    limits: Limits = field(default_factory=Limits)
+    survives: bool = False
+    size: tuple[int, int] = (24, 80)
+
+    @property
+    def job(self) -> Job:
+        """What its shim is told."""
+        return {
+            "argv": list(self.argv),
+            "env": dict(self.env),
+            "cwd": str(self.cwd),
+            "beneath": self.beneath,
+            "pty": self.profile.output == "pty",
+            "size": list(self.size),
+            "merge": self.merge,
+            "tail": self.tail,
+            "stop": self.profile.signal,
+            "once": self.profile.once,
+            "limits": self.limits.resources,
+            "output_bytes": self.limits.output_bytes,
+            "survives": self.survives,
+            "server": os.getpid(),
+        }
+
+    @property
+    def reading(self) -> Reading:
+        """How its lines are understood."""
+        profile = self.profile
+        return Reading(
+            progress=profile.progress,
+            patterns=[re.compile(pattern) for pattern in profile.patterns],
+            ignore=None if profile.ignore is None else re.compile(profile.ignore),
+            failure=None if profile.failure is None else re.compile(profile.failure),
+        )
 
 
 async def execute(
-    sink: Sink, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]
+    sink: Sink, program: Program, folder: Path, told: Told | None = None
 ) -> dict[str, Any]:
-    """Run a program to its end and tell its output; `{"exit_code": 0}`.
+    """Run a program to its end and tell its output: `{"exit_code": 0}`, and its own `result` if it
+    told one.
 
-    Cancelled once, it sends SIGTERM to the process group and waits; cancelled again,
-    SIGKILL. Raises ScriptFailed for another exit code, or a program that cannot start.
+    `folder` is where it and its shim are found again; `told` is what the log has of its output,
+    if it was started before. Cancelled once, the program is asked to stop; cancelled again, it
+    is killed with all that it has started. If the sink is released, it is left alone instead.
+
+    Raises ScriptFailed for another exit code, too much output, or a program that cannot start;
+    RunLost if its shim is gone, or stopped it because its server was; PathForbidden if the
+    file is not where it was found.
     """
-    pipes = [_Pipe(sink, "stdout"), _Pipe(sink, "stderr")]
+    run = program.env[MARK]
     try:
-        process = await _started(argv, pipes, cwd, env)
-        for pipe in pipes:
-            pipe.read(on_failure=partial(_signal_group, process.pid, signal.SIGKILL))
-        code = await _ended(process)
-    finally:
-        try:
-            # Whatever the program left behind would hold its pipes open, and outlive the run.
-            await asyncio.to_thread(sweep, env[MARK])
-            await asyncio.gather(*(pipe.finish() for pipe in pipes))
-        finally:
-            for pipe in pipes:
-                pipe.close()
-    if code:
-        raise ScriptFailed(_why(code), exit_code=code if code > 0 else 128 - code)
-    return {"exit_code": 0}
-
-
-async def _started(
-    argv: Sequence[str], pipes: Sequence[_Pipe], cwd: Path, env: Mapping[str, str]
-) -> asyncio.subprocess.Process:
-    try:
-        for pipe in pipes:
-            await pipe.open()
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            cwd=cwd,
-            env=env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipes[0].end,
-            stderr=pipes[1].end,
-            start_new_session=True,
-        )
+        is_new = told is None
+        line = Lifeline.start(folder, run, program.job) if is_new else Lifeline.attach(folder)
     except (OSError, ValueError) as error:
-        code = 127 if isinstance(error, FileNotFoundError) else 126
-        raise ScriptFailed(
-            f"{argv[0]} cannot be started: {getattr(error, 'strerror', None) or error}.",
-            exit_code=code,
-        ) from None
-    finally:
-        # The program has its own; with ours open the pipes would never end.
-        for pipe in pipes:
-            pipe.hand_over()
-
-
-async def _ended(process: asyncio.subprocess.Process) -> int:
+        why = getattr(error, "strerror", None) or str(error)
+        if is_new:
+            raise _unstartable(program, why, 126) from None
+        raise RunLost(f"What the program wrote is not there any more: {why}.") from None
+    reading = program.reading
+    transcript = Transcript(reading, told or Told())
+    telling = asyncio.create_task(_tell(sink, line, transcript))
     try:
-        return await process.wait()
-    except asyncio.CancelledError:
-        _signal_group(process.pid, signal.SIGTERM)
-        # A stopped process cannot act on SIGTERM.
-        _signal_group(process.pid, signal.SIGCONT)
-        try:
-            await process.wait()
-        except asyncio.CancelledError:
-            _signal_group(process.pid, signal.SIGKILL)
-            await process.wait()
-        raise
+        await _attended(sink, line, telling)
     finally:
-        _signal_group(process.pid, signal.SIGKILL)
+        is_ended = transcript.end is not None or sink.released or not line.is_over
+        # Cancelled once more in the middle of it, nobody would collect the shim.
+        await asyncio.shield(_leave(line, None if is_ended else run))
+    return _outcome(program, transcript.end, reading, line.complaint())
 
 
-class _Counting(asyncio.StreamReaderProtocol):
-    """Knows how much has come."""
-
-    received = 0
-
-    def data_received(self, data: bytes) -> None:
-        self.received += len(data)
-        super().data_received(data)
+async def _leave(line: Lifeline, run: str | None) -> None:
+    """Let go of a shim. If it was killed, whatever else it has of a `run` is ended."""
+    if run is not None:
+        await asyncio.to_thread(sweep, run)
+    await line.close()
 
 
-class _Pipe:
-    """One stream of a program, told as it comes.
+async def _tell(sink: Sink, line: Lifeline, transcript: Transcript) -> None:
+    """Tell what comes, to its end."""
 
-    A pipe of our own, because asyncio's `Process.wait` waits for the pipes it made, and
-    whoever the program has left behind can hold those open for ever.
-    """
+    async def tell(said: list[Said]) -> None:
+        for type, payload in said:
+            sink.emit(type, payload)
+        if said:
+            await sink.ebb()
 
-    def __init__(self, sink: Sink, stream: str) -> None:
-        self._sink = sink
-        self._stream = stream
-        self._reader = asyncio.StreamReader()
-        self._protocol = _Counting(self._reader)
-        self._transport: asyncio.ReadTransport | None = None
-        self._ours: FileIO | None = None
-        self._read_bytes = 0
-        self._telling: asyncio.Task[None] | None = None
-        self.end = -1
-
-    async def open(self) -> None:
-        """Make the pipe; `end` is where to write."""
-        ours, self.end = os.pipe()
-        self._ours = os.fdopen(ours, "rb", buffering=0)
-        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: self._protocol, self._ours
-        )
-
-    def hand_over(self) -> None:
-        """The program has `end` now, or never will."""
-        if self.end >= 0:
-            os.close(self.end)
-
-    def read(self, on_failure: Callable[[], None]) -> None:
-        """Tell what is written. A program nobody listens to any more would wait for ever."""
-
-        def done(telling: asyncio.Task[None]) -> None:
-            if not telling.cancelled() and telling.exception() is not None:
-                on_failure()
-
-        self._telling = asyncio.create_task(self._tell())
-        self._telling.add_done_callback(done)
-
-    async def _tell(self) -> None:
-        decoder = Decoder(self._stream)
-        try:
-            while chunk := await self._next():
-                payload = decoder.feed(chunk)
-                if payload is not None:
-                    self._sink.emit(events.OUTPUT, payload)
-                await self._sink.ebb()
-                if len(chunk) < CHUNK_BYTES:
-                    # What is written meanwhile comes with the next event: lines of a chatty
-                    # program gather, the first one after a silence goes at once.
-                    await asyncio.sleep(_LINGER_SECONDS)
-        finally:
-            last = decoder.end()
-            if last is not None:
-                self._sink.emit(events.OUTPUT, last)
-
-    async def _next(self) -> bytes:
-        chunk = await self._reader.read(CHUNK_BYTES)
-        self._read_bytes += len(chunk)
-        return chunk
-
-    async def finish(self) -> None:
-        """Come to the end of what is written by now, however long the log takes to keep it.
-        What some survivor, who holds the pipe open, writes from now on is given up.
-        """
-        if self._telling is None:
-            return
-        written = self._protocol.received + self._waiting
-        while not self._telling.done():
-            if self._read_bytes >= written:
-                self._telling.cancel()
-            await asyncio.wait((self._telling,), timeout=_LAST_WORDS_SECONDS)
-        if not self._telling.cancelled():
-            await self._telling
-
-    @property
-    def _waiting(self) -> int:
-        """The bytes in the pipe."""
-        if self._ours is None or self._ours.closed:
-            return 0
-        (count,) = struct.unpack("i", fcntl.ioctl(self._ours, termios.FIONREAD, bytes(4)))
-        return int(count)
-
-    def close(self) -> None:
-        """Let go of our end."""
-        if self._telling is not None:
-            self._telling.cancel()
-        if self._transport is not None:
-            self._transport.close()
-
-
-def _why(code: int) -> str:
-    if code > 0:
-        return f"The program exited with code {code}."
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"The program was ended by {name}."
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-
-
-def sweep(*runs: str) -> int:
-    """Kill every process that still carries a mark of these runs (Linux); how many there were.
-
-    This finds those that left their process group by setsid or a double fork.
-    """
-    marks = {f"{MARK}={run}".encode() for run in runs}
-    known: set[int] = set()
-    killed: set[int] = set()
-    for _ in range(_LOOKS):
-        processes = _processes()
-        # Somebody who ended before we could look may have left a child that we did not see,
-        # and so may one that forks while we look. Only the first look is never sure.
-        is_sure = bool(known)
-        found: set[int] = set()
-        for process in processes:
-            environ = _read(process, "environ")
-            if not marks.isdisjoint(environ.split(b"\0")):
-                found.add(process)
-            elif not environ and (process not in known or _is_starting(process)):
-                is_sure = False
-        found -= killed
-        for process in found:
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        if is_sure and not found:
+    while transcript.end is None:
+        # Asked before the look: what is written later brings a wake-up with it.
+        is_last = line.is_over
+        while frames := line.read():
+            for said in transcript.take(frames):
+                await tell(said)
+                # Short lines are work: a flood of them must leave everybody else their turn.
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if transcript.end is not None or is_last:
             break
-        known = set(processes)
-        killed |= found
-        time.sleep(_LOOK_SECONDS)
-    return len(killed)
+        await line.woken(transcript.due(time.time()))
+        await tell(transcript.held(time.time()))
+    torn = line.spool.torn()
+    if torn is not None:
+        for said in transcript.take([torn]):
+            await tell(said)
+    for said in transcript.finish():
+        await tell(said)
 
 
-def _processes() -> list[int]:
-    """The newest first: they are the quickest to be gone."""
-    with contextlib.suppress(OSError):
-        names = [place.name for place in Path("/proc").iterdir()]
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
-    return []
-
-
-def _read(process: int, name: str) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/{name}").read_bytes()
-    return b""
-
-
-def _is_starting(process: int) -> bool:
-    """Whether it is within execve: for a moment the kernel shows neither the old environment
-    nor the new one. Its own threads, and the dead, have no program.
+async def _attended(sink: Sink, line: Lifeline, telling: asyncio.Task[None]) -> None:
+    """Wait for the end, and pass on the wish to stop, up to the second, which is an order: what
+    cannot be told soon after it is given up, and a third gives it up at once.
     """
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{process}/exe").readlink()
-        return not _read(process, "cmdline")
-    return False
+    stopped: asyncio.CancelledError | None = None
+    orders = [TERMINATE, KILL]
+    while not telling.done():
+        try:
+            await asyncio.wait((telling,), timeout=None if orders else _LAST_SECONDS)
+            if not orders:
+                # A flood may have left more than can be told while somebody waits for the end.
+                telling.cancel()
+                await asyncio.wait((telling,))
+        except asyncio.CancelledError as error:
+            if sink.released or not orders:
+                telling.cancel()
+                await asyncio.wait((telling,))
+                raise
+            line.order(orders.pop(0))
+            stopped = error
+    if not telling.cancelled() and telling.exception() is not None:
+        # A program nobody listens to any more would go on for ever.
+        line.order(KILL)
+        while not line.is_over:
+            await line.woken()
+    while not line.is_over:
+        await line.woken()
+    if not telling.cancelled():
+        telling.result()
+    if stopped is not None:
+        raise stopped
+
+
+def _outcome(
+    program: Program, end: Mapping[str, Any] | None, reading: Reading, complaint: str
+) -> dict[str, Any]:
+    if end is None:
+        raise RunLost(
+            "The process that watched over the program is gone, and so was the program"
+            f"{f': {complaint}' if complaint else ''}."
+        )
+    if end.get("reason") == "orphaned":
+        raise RunLost("Whoever ran the program was gone, and so it was stopped.")
+    if "refused" in end:
+        raise PathForbidden(
+            f"{program.argv[-1][:200]!r} is not what it was a moment ago: {end['refused']}.",
+            fix="Try again, once nobody moves the files about.",
+        )
+    if "errno" in end:
+        raise _unstartable(program, end["error"], 127 if end["errno"] == errno.ENOENT else 126)
+    if end["reason"] == "output":
+        raise ScriptFailed(
+            f"The program wrote more than {program.limits.output_bytes:,} bytes, and was stopped.",
+            fix="Have it write less, or raise the limit (output_bytes).",
+            exit_code=128 + signal.SIGXFSZ,
+        )
+    if end["signal"]:
+        raise ScriptFailed(_ended_by(end["signal"]), exit_code=128 + end["signal"])
+    if end["code"]:
+        raise ScriptFailed(f"The program exited with code {end['code']}.", exit_code=end["code"])
+    if reading.failure is not None:
+        raise ScriptFailed(
+            f"The program says that it failed: {reading.failure}",
+            exit_code=1,
+            failure=reading.failure,
+        )
+    return {"exit_code": 0, **({"result": reading.result} if reading.has_result else {})}
+
+
+def _unstartable(program: Program, why: str, exit_code: int) -> ScriptFailed:
+    return ScriptFailed(f"{program.argv[0]} cannot be started: {why}.", exit_code=exit_code)
+
+
+def _ended_by(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"The program was ended by {name}."

@@ -51,7 +51,7 @@ Start a run and watch it:
 
   curl -N {base}/runs -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \
 -d '{body}'
-
+{script}
 The runs so far (add /RUN_ID/events?format=text to watch one of them, from its beginning):
 
   curl {base}/runs
@@ -59,41 +59,60 @@ The runs so far (add /RUN_ID/events?format=text to watch one of them, from its b
 The endpoints: {base}/docs
 """
 
+# Between quotes: a shell would take the question mark for a pattern.
+_RUN_FILE: Final = """
+Or a script, in one breath:
+
+  curl -N '{base}/run_file?file_path={name}'
+"""
+
 
 def build(settings: Settings) -> Tailrace:
     """The engine and its app (`.asgi`), as the settings say; nothing is opened yet.
 
-    Raises SettingsInvalid for a log nobody knows how to open, NotADirectoryError for a root
-    that is no folder.
+    Raises SettingsInvalid for a log nobody knows how to open, or one that cannot keep scripts
+    that survive; NotADirectoryError for a root that is no folder.
     """
     try:
         runs = Tailrace(settings.log, grace=settings.grace)
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, sqlite:PATH, or memory:.") from None
     if settings.allow_root:
-        runs.allow_scripts(*settings.allow_root)
-    body = _example(settings.allow_root)
+        runs.allow_scripts(
+            *settings.allow_root,
+            concurrency=settings.at_once,
+            timeout=settings.timeout,
+            survives=settings.survives,
+            profiles=settings.profiles,
+            **settings.limits,
+        )
+    name = _example(settings.allow_root)
+    body = '{"operation": "NAME", "input": {}}'
+    if name is not None:
+        body = f'{{"operation": "script", "input": {{"file": "{name}"}}}}'
 
     async def index(request: Request) -> PlainTextResponse:
         base = str(request.base_url).rstrip("/")
         if _ADDRESS.fullmatch(base) is None:
             base = f"http://{bracketed(settings.host)}:{settings.port}"
+        script = "" if name is None else _RUN_FILE.format(base=base, name=name)
         return PlainTextResponse(
-            _INDEX.format(base=base, body=body), headers={"x-content-type-options": "nosniff"}
+            _INDEX.format(base=base, body=body, script=script),
+            headers={"x-content-type-options": "nosniff"},
         )
 
     runs.asgi.add_api_route("/", index, methods=["GET"], include_in_schema=False)
     return runs
 
 
-def _example(roots: Sequence[Path]) -> str:
-    """A body for POST /runs that works here, where there is a script to show it with."""
+def _example(roots: Sequence[Path]) -> str | None:
+    """A script of these folders, if there is one that can be shown."""
     for root in roots:
         for pattern in _SCRIPTS:
             for script in sorted(root.glob(pattern)):
                 if re.fullmatch(r"[A-Za-z0-9._-]+", script.name, re.ASCII):
-                    return f'{{"operation": "script", "input": {{"file": "{script.name}"}}}}'
-    return '{"operation": "NAME", "input": {}}'
+                    return script.name
+    return None
 
 
 # ------------------------------------------------------------------ its life

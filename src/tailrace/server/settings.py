@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tomllib
@@ -12,15 +13,17 @@ from typing import Any, Final
 
 from tailrace.errors import SettingsInvalid
 from tailrace.eventlog.places import default_log
+from tailrace.runners import profiles
+from tailrace.runners.profiles import Profiles
 from tailrace.supervisor import GRACE_SECONDS
 
 PREFIX: Final = "TAILRACE_"
 """What the environment variables begin with: TAILRACE_PORT, TAILRACE_ALLOW_ROOT, …"""
 
-TABLE: Final = "server"
-"""The table of a settings file that is read."""
-
 _MAX_GRACE: Final = 3600.0
+_MAX_TIMEOUT: Final = 365 * 86_400.0
+# What setrlimit(2) takes.
+_MAX_LIMIT: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,11 @@ class Settings:
     from; without any there is no operation `script`. `grace`: seconds that a run which is
     asked to stop may take. `app`: somebody's ASGI app to serve instead of Tailrace's own, as
     `module:app`. `config`: the file some of it was read from.
+
+    Of scripts: `survives`: they go on when the server ends, and the next start takes them up.
+    `at_once`: how many run at the same time, the others are queued. `timeout`: seconds, for
+    those that are started without one. `limits`: those of `runners.script.Limits` that differ
+    from its defaults. `profiles`: how they are run; None: as shipped.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +48,11 @@ class Settings:
     allow_root: tuple[Path, ...] = ()
     grace: float = GRACE_SECONDS
     app: str | None = None
+    survives: bool = False
+    at_once: int = 10
+    timeout: float | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    profiles: Profiles | None = None
     config: Path | None = None
 
 
@@ -56,28 +69,25 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Setti
     if config is not None:
         config = Path(config)
         chosen |= _read(config)
-    for name in _READ:
-        said = env.get(PREFIX + name.upper())
+    for name, (variable, _) in _SAID.items():
+        said = env.get(PREFIX + variable)
         if said:
             pieces = said.split(os.pathsep) if name == "allow_root" else said
-            chosen[name] = _checked(name, pieces, f"{PREFIX}{name.upper()}", Path())
+            chosen[name] = _checked(name, pieces, PREFIX + variable, Path())
     for name, value in given.items():
-        chosen[name] = _checked(name, value, _flag(name), Path())
-    stray = next((name for name in ("log", "allow_root") if name in chosen), None)
+        chosen[name] = _checked(name, value, _SAID[name][1], Path())
+    stray = next((name for name in chosen if name not in _SERVED), None)
     if "app" in chosen and stray is not None:
         raise SettingsInvalid(
             f"{stray} is for Tailrace's own app, and {chosen['app']} is served instead.",
-            fix=f"Leave {stray} out; the app says it itself, as Tailrace(log) does.",
+            fix=f"Leave {stray} out; the app says it itself, as Tailrace(log) "
+            "and allow_scripts(…) do.",
         )
-    return Settings(**chosen, config=config)
-
-
-def _flag(name: str) -> str:
-    return "APP" if name == "app" else f"--{name.replace('_', '-')}"
+    limits: dict[str, int] = {name: chosen.pop(name) for name in _LIMITS if name in chosen}
+    return Settings(**chosen, limits=limits, config=config)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    known = ", ".join(_READ)
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
@@ -87,36 +97,41 @@ def _read(path: Path) -> dict[str, Any]:
             fix="Check --config, or TAILRACE_CONFIG.",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsInvalid(
-            f"The settings file {path} is not TOML: {error}.",
-            fix=f"Write a table [{TABLE}] with some of {known}.",
-        ) from None
-    table = document.pop(TABLE, {})
-    if document or not isinstance(table, dict):
-        stray = next(iter(document), TABLE)
-        raise SettingsInvalid(
-            f"{stray!r} in {path} is nothing that is read from there.",
-            fix=f"Write a table [{TABLE}] with some of {known}.",
-        )
-    unknown = next((name for name in table if name not in _READ), None)
-    if unknown is not None:
-        raise SettingsInvalid(
-            f"{unknown!r} in {path} is not a setting of [{TABLE}].",
-            fix=f"The settings are {known}.",
-        )
-    return {
-        name: _checked(name, value, f"{name} in {path}", path.parent)
-        for name, value in table.items()
-    }
+        said = f"The settings file {path} is not TOML: {error}."
+        raise SettingsInvalid(said, fix=_FORM) from None
+    known = (*_TABLES, "profiles")
+    stray = next(
+        (name for name, table in document.items() if name not in known or type(table) is not dict),
+        None,
+    )
+    if stray is not None:
+        raise SettingsInvalid(f"{stray!r} in {path} is nothing that is read from there.", fix=_FORM)
+    read: dict[str, Any] = {}
+    for table, names in _TABLES.items():
+        for name, value in document.get(table, {}).items():
+            if name not in names:
+                raise SettingsInvalid(
+                    f"{name!r} in {path} is not a setting of [{table}].",
+                    fix=f"The settings are {', '.join(names)}.",
+                )
+            where = name if table == "server" else f"{table}.{name}"
+            read[name] = _checked(name, value, f"{where} in {path}", path.parent)
+    if document.get("profiles"):
+        try:
+            read["profiles"] = profiles.read(document["profiles"])
+        except SettingsInvalid as error:
+            raise SettingsInvalid(f"In {path}, {error}", fix=error.fix) from None
+    return read
 
 
 def _checked(name: str, value: Any, source: str, folder: Path) -> Any:
     """`value` as its field has it; `folder` is what a relative path is relative to."""
+    read, example = _READ[name]
     try:
-        return _READ[name](value, folder)
+        return read(value, folder)
     except ValueError as error:
         # Not the value: a log may be a URL with a password in it.
-        raise SettingsInvalid(f"{source} must be {error}.", fix=_EXAMPLES[name]) from None
+        raise SettingsInvalid(f"{source} must be {error}.", fix=example) from None
 
 
 def _host(value: Any, folder: Path) -> str:
@@ -162,36 +177,82 @@ def _app(value: Any, folder: Path) -> str:
     return value
 
 
-def _grace(value: Any, folder: Path) -> float:
-    del folder
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+def _seconds(most: float) -> Callable[[Any, Path], float]:
+    def read(value: Any, folder: Path) -> float:
+        del folder
         number = math.nan
-    else:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-    if not 0 < number <= _MAX_GRACE:
-        raise ValueError(f"a number of seconds, above 0 and at most {_MAX_GRACE:g}")
-    return number
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError, OverflowError):
+                number = float(value)
+        if not 0 < number <= most:
+            raise ValueError(f"a number of seconds, above 0 and at most {most:,.0f}")
+        return number
+
+    return read
 
 
-_READ: Final[dict[str, Callable[[Any, Path], Any]]] = {
-    "host": _host,
-    "port": _port,
-    "log": _log,
-    "allow_root": _roots,
-    "grace": _grace,
-    "app": _app,
+def _switch(value: Any, folder: Path) -> bool:
+    del folder
+    if isinstance(value, str):
+        value = _SWITCHES.get(value.lower())
+    if not isinstance(value, bool):
+        raise ValueError("true or false")  # noqa: TRY004 - of whoever wrote the settings
+    return value
+
+
+_SWITCHES: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 
-_EXAMPLES: Final = {
-    "host": "Give something like 127.0.0.1, or ::1.",
-    "port": "Give something like 4000, or 0 to have one chosen.",
-    "log": "Give something like runs.db, or memory: to keep nothing.",
-    "allow_root": "Give a folder with the scripts that may be run.",
-    "grace": f"Give something like {GRACE_SECONDS:g}.",
-    "app": "Give something like main:app.",
+
+def _count(value: Any, folder: Path) -> int:
+    del folder
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:20])
+    if type(value) is not int or not 0 < value <= _MAX_LIMIT:
+        raise ValueError("a whole number, 1 or more")
+    return value
+
+
+_LIMITS: Final = ("output_bytes", "cpu_seconds", "file_bytes", "processes")
+
+# How each is read, and what it may look like.
+_READ: Final[dict[str, tuple[Callable[[Any, Path], Any], str]]] = {
+    "host": (_host, "Give something like 127.0.0.1, or ::1."),
+    "port": (_port, "Give something like 4000, or 0 to have one chosen."),
+    "log": (_log, "Give something like runs.db, or memory: to keep nothing."),
+    "allow_root": (_roots, "Give a folder with the scripts that may be run."),
+    "grace": (_seconds(_MAX_GRACE), f"Give something like {GRACE_SECONDS:g}."),
+    "app": (_app, "Give something like main:app."),
+    "survives": (_switch, "Leave it out, and scripts end with the server."),
+    "at_once": (_count, "Give how many scripts may run at the same time, like 10."),
+    "timeout": (_seconds(_MAX_TIMEOUT), "Give something like 3600, or leave it out for none."),
+    "output_bytes": (_count, "Give how much a script may write, like 1073741824."),
+    "cpu_seconds": (_count, "Give how long a process may compute, like 3600."),
+    "file_bytes": (_count, "Give how large a file may become, like 1073741824."),
+    "processes": (_count, "Give how many processes the server's user may have, like 500."),
 }
 
-__all__ = ["PREFIX", "TABLE", "Settings", "load"]
+_TABLES: Final = {
+    "server": ("host", "port", "log", "allow_root", "grace", "app"),
+    "scripts": ("survives", "at_once", "timeout", *_LIMITS),
+}
+
+_FORM: Final = (
+    f"Write a table [server] with some of {', '.join(_TABLES['server'])}, "
+    f"[scripts] with some of {', '.join(_TABLES['scripts'])}, or [profiles.NAME]."
+)
+
+# What each is called in the environment, and as a flag; the others stand in a file only.
+_SAID: Final = {
+    **{name: (name.upper(), f"--{name.replace('_', '-')}") for name in _TABLES["server"]},
+    "app": ("APP", "APP"),
+    "survives": ("SURVIVE", "--survive"),
+    "at_once": ("AT_ONCE", "--at-once"),
+}
+
+_SERVED: Final = ("host", "port", "grace", "app")
+"""What is also for somebody's own app."""
+
+__all__ = ["PREFIX", "Settings", "load"]

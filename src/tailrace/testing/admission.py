@@ -127,3 +127,7 @@ class AdmissionContract:
         commit = await log.append(Append(run, patch=patch))
         assert (commit.first, commit.last) == (1, 0)
         assert await log.get(run) == before.with_(**patch)
+        # What was said may be taken back: work that begins has no progress yet.
+        gone = {"progress": None, "result": None, "error": None}
+        await log.append(Append(run, patch=gone))
+        assert await log.get(run) == before.with_(**{**patch, **gone})

@@ -11,25 +11,29 @@ from typing import Any
 import pytest
 
 from tailrace.cli import local
-from tailrace.cli.local import Attended, attend
+from tailrace.cli.local import Attended, attend, title
 from tailrace.cli.screen import Screen
 from tailrace.engine import Engine
 from tailrace.errors import InputInvalid
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord
+from tailrace.runners.lifeline import Lifeline
+from tailrace.runners.sweep import sweep
 
 PYTHON = sys.executable
 
 
 def run(*argv: str, **options: Any) -> int:
-    return attend(argv, Engine("memory:", grace=1.0), Screen(), **options)
+    given = {"argv": list(argv)}
+    return attend("command", given, Engine("memory:", grace=1.0), Screen(), **options)
 
 
 async def signalled(program: str, *numbers: int) -> tuple[int, RunRecord, Engine]:
     """Run a program that says something when it is ready, and send ourselves signals then."""
     engine = Engine("memory:", grace=30.0)
     attended = Attended(engine, Screen())
-    work = asyncio.create_task(attended.run([PYTHON, "-uc", program]))
+    given = {"argv": [PYTHON, "-uc", program]}
+    work = asyncio.create_task(attended.run("command", given))
     for number in numbers:
         state = State.CANCELLING if attended._signals else State.RUNNING
         while True:
@@ -81,6 +85,32 @@ def test_a_second_ctrl_c_kills() -> None:
     assert time.monotonic() - began < 20, "the grace was 30 s"
 
 
+@pytest.mark.usefixtures("kept")
+def test_a_second_ctrl_c_whose_order_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cancellings at once are one, and a shim may be out of reach: then it is swept."""
+    monkeypatch.setattr(local, "_KILL_SECONDS", 0.1)
+    monkeypatch.setattr(Lifeline, "order", lambda *_: None)
+    swept: list[str] = []
+
+    def known(run: str) -> int:
+        swept.append(run)
+        return sweep(run)
+
+    monkeypatch.setattr(local, "sweep", known)
+    began = time.monotonic()
+    got, record, _ = asyncio.run(signalled(STUBBORN, signal.SIGINT, signal.SIGINT))
+    assert (got, record.state, swept) == (130, State.CANCELLED, [record.id])
+    assert time.monotonic() - began < 20, "the grace was 30 s"
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_second_ctrl_c_is_the_shim_s_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows those that carry no mark; whoever kills it first loses them."""
+    monkeypatch.setattr(local, "sweep", lambda _: pytest.fail("swept"))
+    got, record, _ = asyncio.run(signalled(STUBBORN, signal.SIGINT, signal.SIGINT))
+    assert (got, record.state) == (130, State.CANCELLED)
+
+
 def test_a_closing_terminal_does_not_kill() -> None:
     attended = Attended(Engine("memory:"), Screen())
     attended._signalled(signal.SIGHUP)
@@ -114,6 +144,7 @@ def test_events(capfd: pytest.CaptureFixture[str]) -> None:
     events = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [event["type"] for event in events] == ["start", "error"]
     assert events[0]["data"]["input"] == {"argv": ["false"]}
+    assert events[0]["data"]["title"] == "false"
 
 
 def test_a_timeout_without_sense() -> None:
@@ -160,3 +191,83 @@ def test_where_it_runs(
     monkeypatch.setenv("MARK_OF_OURS", "seen")
     run("sh", "-c", "pwd; echo $MARK_OF_OURS")
     assert capfd.readouterr().out.splitlines() == [str(tmp_path.resolve()), "seen"]
+
+
+def test_what_a_run_is_called() -> None:
+    assert title({"file": "/a/b.py", "args": []}) == "b.py"
+    assert title({"argv": ["/bin/sh", "x"]}) == "sh"
+
+
+def test_nothing_of_it_is_left_in_the_spools(tmp_path: Path) -> None:
+    engine = Engine(str(tmp_path / "runs.db"))
+    assert attend("command", {"argv": ["true"]}, engine, Screen()) == 0
+    assert list(engine.spools.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_it_is_told_of_the_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    screen = Screen()
+    screen.out_is_tty = is_terminal
+    monkeypatch.setattr(Screen, "size", property(lambda _: (33, 111)))
+    code = "import os; print(os.environ['TERM'], *os.get_terminal_size(1))"
+    attend("command", {"argv": [PYTHON, "-c", code]}, Engine("memory:"), screen)
+    term = "xterm" if is_terminal else "dumb"
+    assert capfd.readouterr().out == f"{term} 111 33\n"
+
+
+# ------------------------------------------------------------------ where it can be seen
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_the_address_is_for_a_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, draws: bool
+) -> None:
+    async def address(run: str) -> str:
+        return f"http://h/runs/{run}"
+
+    monkeypatch.setattr(local, "address", address)
+    screen = Screen()
+    screen.draws = draws
+    attend("command", {"argv": ["true"]}, Engine("memory:"), screen)
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert (" · http://h/runs/run_" in last) is draws
+
+
+# ------------------------------------------------------------------ Stata, or what is taken for it
+
+STATA = """\
+import pathlib, sys
+assert sys.argv[1:4] == ["-b", "-q", "do"], sys.argv
+log = pathlib.Path(pathlib.Path(sys.argv[4]).stem + ".log")
+log.write_text(". use a.dta\\nfile a.dta not found\\nr(601);\\n" if "{ends}" else "all fine\\n")
+"""
+
+
+@pytest.mark.parametrize(("ends", "code"), [("", 0), ("r(601);", 1)])
+def test_a_program_that_writes_a_log(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+    code: int,
+) -> None:
+    """It prints nothing, and its exit code is 0 whatever happens."""
+    stata = tmp_path / "bin" / "stata-mp"
+    stata.parent.mkdir()
+    stata.write_text(f"#!{PYTHON}\n{STATA.replace('{ends}', ends)}", encoding="utf-8")
+    stata.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stata.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    file = tmp_path / "x.do"
+    file.touch()
+    given = {"file": str(file), "args": []}
+    assert attend("script", given, Engine("memory:"), Screen()) == code
+    out, err = capfd.readouterr()
+    assert out == (tmp_path / "here" / "x.log").read_text(encoding="utf-8")
+    assert err.startswith("✗" if code else "✓")
+    assert ("r(601);" in err) is bool(code)

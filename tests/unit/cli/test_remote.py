@@ -1,7 +1,11 @@
+import asyncio
+import socket
+import time
+
 import click
 import pytest
 
-from tailrace.cli.remote import DEFAULT_URL, base_url, complete_run, target
+from tailrace.cli.remote import DEFAULT_URL, address, base_url, complete_run, target
 from tailrace.errors import RunUnknown
 
 RUN = "run_" + "a" * 26
@@ -20,6 +24,11 @@ def test_a_run_by_its_id() -> None:
     assert target(RUN, "http://h:1") == ("http://h:1", RUN, RUN)
 
 
+def test_nobody_reads_a_password() -> None:
+    assert target(RUN, "http://me:secret@h:1/prefix").link == f"http://h:1/prefix/runs/{RUN}"
+    assert target(RUN, "http://h:1").link == f"http://h:1/runs/{RUN}"
+
+
 @pytest.mark.parametrize("rest", ["", "/", "/events", "/output", "/cancel", "#L3"])
 def test_a_run_by_its_address(rest: str) -> None:
     assert target(f"http://h:1/prefix/runs/{RUN}{rest}", None) == ("http://h:1/prefix", RUN, RUN)
@@ -34,6 +43,42 @@ def test_an_address_may_ask_for_something() -> None:
 def test_neither(text: str) -> None:
     with pytest.raises(RunUnknown):
         target(text, None)
+
+
+# ------------------------------------------------------------------ where a run can be seen
+
+
+def seen(run: str) -> str | None:
+    began = time.monotonic()
+    try:
+        return asyncio.run(address(run))
+    finally:
+        assert time.monotonic() - began < 5.0
+
+
+def test_a_run_that_the_server_knows(url: str, done: str) -> None:
+    assert seen(done) == f"{url}/runs/{done}"
+
+
+@pytest.mark.usefixtures("url")
+def test_a_run_that_it_does_not_know() -> None:
+    assert seen(RUN) is None
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:1", "no url", "http://[", "ftp://h"])
+def test_no_server(monkeypatch: pytest.MonkeyPatch, base: str) -> None:
+    monkeypatch.setenv("TAILRACE_URL", base)
+    assert seen(RUN) is None
+
+
+def test_a_server_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("TAILRACE_URL", f"http://127.0.0.1:{port}")
+        assert seen(RUN) is None
+
+
+# ------------------------------------------------------------------ ids
 
 
 def completed(url: str, incomplete: str) -> list[str]:

@@ -14,6 +14,7 @@ from tailrace.cli.render import (
     plain,
     status,
     table,
+    waiting,
 )
 from tailrace.errors import TailraceError
 
@@ -119,6 +120,29 @@ def test_the_last_line_of_a_failure() -> None:
     assert line == "✗ run_x - · 1 event · timed out · Too long."
 
 
+def test_the_last_line_says_where_it_is_and_what_came_of_it() -> None:
+    line = ending(
+        PLAIN, "run_x", "completed", 12.3, events=4,
+        address="http://h/runs/run_x", result={"exit_code": 0, "result": {"rows": [1, "é"]}},
+    )  # fmt: skip
+    assert line == '✓ run_x 12.3 s · 4 events · http://h/runs/run_x · {"rows":[1,"é"]}'
+
+
+@pytest.mark.parametrize("result", [None, 4, {"rows": 2}, {"exit_code": 0}, {"result": 4}])
+def test_only_a_program_has_a_result_of_its_own(result: object) -> None:
+    line = ending(PLAIN, "run_x", "completed", 1, events=2, result=result)
+    assert line == "✓ run_x 1.0 s · 2 events"
+
+
+def test_a_result_may_be_nothing_and_is_never_long() -> None:
+    told: dict[str, object] = {"exit_code": 0, "result": None}
+    assert ending(PLAIN, "r", "completed", 1, events=2, result=told).endswith(" events · null")
+    told["result"] = "x" * 9999 + "\x1b[2J"
+    line = ending(PLAIN, "r", "completed", 1, events=2, result=told)
+    assert line.endswith("xxx…")
+    assert len(line) < 160
+
+
 def test_the_last_line_in_ascii() -> None:
     assert ending(ASCII, "run_x", "completed", 1, events=2) == "ok run_x 1.0 s - 2 events"
     assert ending(ASCII, "run_x", "lost", 1, events=2).isascii()
@@ -137,8 +161,55 @@ def test_the_status_line() -> None:
     assert status(ASCII, "crunch", 1.0, told, 80).isascii()
 
 
+@pytest.mark.parametrize(
+    ("rest", "text"),
+    [
+        (65, " · ETA 1 min 05 s"),
+        (0, " · ETA 0.0 s"),
+        (4.04, " · ETA 4.0 s"),
+        (-1, ""),
+        (None, ""),
+        ("65", ""),
+        (True, ""),
+        (float("inf"), ""),
+        (float("nan"), ""),
+    ],
+)
+def test_how_long_it_still_takes(rest: object, text: str) -> None:
+    told = {"percent": 50, "eta_seconds": rest, "message": "go"}
+    bar = "██████████░░░░░░░░░░  50%"
+    assert status(PLAIN, "crunch", 1.0, told, 80) == f"⠋ 1.0 s · crunch · {bar}{text} · go"
+
+
+def test_nobody_computes_what_is_not_told() -> None:
+    assert "ETA" not in status(PLAIN, "crunch", 1.0, {"current": 5, "total": 10}, 80)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (1, "queued, next"),
+        (2, "queued, 2nd"),
+        (3, "queued, 3rd"),
+        (4, "queued, 4th"),
+        (11, "queued, 11th"),
+        (13, "queued, 13th"),
+        (21, "queued, 21st"),
+        (112, "queued, 112th"),
+        (1002, "queued, 1,002nd"),
+        (0, None),
+        (True, None),
+        ("3", None),
+        (None, None),
+    ],
+)
+def test_a_place_in_the_queue(place: object, text: str | None) -> None:
+    assert waiting({"status": "queued", "position": place}) == text
+    assert waiting({"status": "cancelling", "position": place}) is None
+
+
 def test_the_status_line_never_wraps() -> None:
-    told = {"percent": 50, "message": "界" * 100 + "\n\x1b]0;title\x07"}
+    told = {"percent": 50, "message": "界" * 100 + "\n\x1b]0;title\x07", "eta_seconds": 1e300}
     for width in range(80):
         line = status(PLAIN, "crunch", 1.0, told, width)
         assert sum(2 if character == "界" else 1 for character in line) <= width

@@ -42,6 +42,13 @@ def test_a_command(tailrace: Callable[..., Any]) -> None:
     assert (told.code, told.out, told.err) == (0, "hi\n", "")
 
 
+def test_its_result(tailrace: Callable[..., Any], folder: Path) -> None:
+    text = """print('::result {"rows": [1, 2]}')\n"""
+    told = tailrace("run", script(folder, text))
+    assert told.out == '::result {"rows": [1, 2]}\n'
+    assert told.err.rstrip().endswith(' events · {"rows":[1,2]}')
+
+
 def test_its_exit_code(tailrace: Callable[..., Any], folder: Path) -> None:
     told = tailrace("run", script(folder, "raise SystemExit(7)\n"))
     assert told.code == 7
@@ -53,6 +60,7 @@ def test_as_json(tailrace: Callable[..., Any]) -> None:
     told = tailrace("run", "--json", "--log", "memory:", "--", "echo", "hi")
     events = [json.loads(line) for line in told.out.splitlines()]
     assert [event["type"] for event in events] == ["start", "output", "complete"]
+    assert events[0]["data"]["operation"] == "command"
     assert events[1]["data"]["text"] == "hi\n"
 
 
@@ -72,7 +80,13 @@ def test_no_such_file(tailrace: Callable[..., Any], folder: Path) -> None:
 def test_a_file_that_nobody_can_run(tailrace: Callable[..., Any], folder: Path) -> None:
     told = tailrace("run", script(folder, "?", "x.txt"))
     assert told.code == 126
-    assert "not executable" in told.err
+    assert "nothing that can be run" in told.err
+    assert "tailrace run -- PROGRAM x.txt" in told.err
+
+
+def test_a_file_that_only_the_system_can_run(tailrace: Callable[..., Any], folder: Path) -> None:
+    (folder / script(folder, "#!/bin/sh\necho it runs\n", "x.tool")).chmod(0o755)
+    assert tailrace("run", "-q", "x.tool").out == "it runs\n"
 
 
 def test_a_command_there_is_not(tailrace: Callable[..., Any]) -> None:
@@ -123,7 +137,7 @@ def test_detached(
     told = tailrace("run", "--detach", "hello.py", "you")
     assert (told.code, told.err) == (0, "")
     run = told.out.removesuffix("\n")
-    assert client.wait(run)["input"] == {"file": "hello.py", "args": ["you"]}
+    assert client.wait(run)["input"].items() >= {"file": "hello.py", "args": ["you"]}.items()
     assert b"".join(client.output(run)) == b"hello you\n"
 
 
@@ -135,6 +149,12 @@ def test_detached_as_json(tailrace: Callable[..., Any], base: str) -> None:
 def test_attended(tailrace: Callable[..., Any], base: str) -> None:
     told = tailrace("run", "--url", base, "-q", "hello.py", "you")
     assert (told.code, told.out, told.err) == (0, "hello you\n", "")
+
+
+def test_the_last_line_says_where_it_is(tailrace: Callable[..., Any], base: str) -> None:
+    last = tailrace("run", "--url", base, "hello.py").err.splitlines()[-1]
+    run = last.split()[1]
+    assert last.endswith(f" events · {base}/runs/{run}")
 
 
 def test_with_a_timeout(tailrace: Callable[..., Any], base: str) -> None:

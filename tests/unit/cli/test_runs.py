@@ -73,8 +73,9 @@ def test_show_as_json(tailrace: Callable[..., Any], url: str, client: Client, do
     assert json.loads(tailrace("runs", "show", done, "--json").out) == client.run(done)
 
 
-def test_show_a_run_there_is_not(tailrace: Callable[..., Any], url: str) -> None:
-    told = tailrace("runs", "show", UNKNOWN)
+@pytest.mark.parametrize("word", ["show", "rerun"])
+def test_a_run_there_is_not(tailrace: Callable[..., Any], url: str, word: str) -> None:
+    told = tailrace("runs", word, UNKNOWN)
     assert (told.code, told.out) == (125, "")
     assert UNKNOWN in told.err
 
@@ -84,6 +85,20 @@ def test_cancel(tailrace: Callable[..., Any], url: str, client: Client, going: s
     assert told.code == 0
     assert told.err.startswith(f"{going} is cancel")
     assert client.wait(going)["state"] == "cancelled"
+
+
+def test_rerun(tailrace: Callable[..., Any], url: str, client: Client) -> None:
+    first = client.start("crunch", {"rows": 3}, timeout=60)["id"]
+    told = tailrace("runs", "rerun", first)
+    assert (told.code, told.err) == (0, "")
+    run = client.wait(told.out.removesuffix("\n"))
+    assert run["id"] != first
+    assert (run["operation"], run["input"], run["state"]) == ("crunch", {"rows": 3}, "completed")
+
+
+def test_rerun_as_json(tailrace: Callable[..., Any], url: str, done: str) -> None:
+    run = json.loads(tailrace("runs", "rerun", "--json", done).out)
+    assert (run["operation"], run["id"] != done) == ("crunch", True)
 
 
 def test_one_of_many_is_refused(
@@ -101,7 +116,8 @@ def test_an_active_run_is_not_forgotten(tailrace: Callable[..., Any], url: str, 
 
 
 @pytest.mark.parametrize(
-    "words", [("ls",), ("show", UNKNOWN), ("cancel", UNKNOWN), ("rm", UNKNOWN)]
+    "words",
+    [("ls",), ("show", UNKNOWN), ("cancel", UNKNOWN), ("rerun", UNKNOWN), ("rm", UNKNOWN)],
 )
 def test_nobody_answers(tailrace: Callable[..., Any], words: tuple[str, ...]) -> None:
     told = tailrace("runs", *words, "--url", "http://127.0.0.1:1")

@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pty
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,14 @@ def test_quiet(make: Callable[..., Ends]) -> None:
     told.note("nothing of this")
     told.write("stdout", b"but this\n")
     assert ends.said(ends.read_out, until=b"this") == b"but this\r\n"
+
+
+def test_its_size(make: Callable[..., Ends]) -> None:
+    ends = make(terminal=True)
+    assert screen(ends).size == (24, 80), "nobody has said how large it is"
+    termios.tcsetwinsize(ends.out, (33, 111))
+    assert screen(ends).size == (33, 111)
+    assert screen(make(terminal=False)).size == (24, 80)
 
 
 # ------------------------------------------------------------------ writing
@@ -219,7 +228,7 @@ def test_output_and_lines(make: Callable[..., Ends]) -> None:
     told_by(ends, RUN)
     assert ends.said(ends.read_out) == "out\n\ufffd".encode()
     assert ends.said(ends.read_err).decode().splitlines() == [
-        "[started crunch]",
+        "Starting execution of crunch…",
         "err",
         "[1/2]",
         "[warning] careful now",
@@ -275,3 +284,23 @@ def test_payloads_of_another_shape(
     ends = make(terminal=False)
     told_by(ends, [(type, payload)])
     assert ends.said(ends.read_out) + ends.said(ends.read_err)
+
+
+QUEUED = ("status", {"status": "queued", "position": 3})
+
+
+def test_a_place_in_the_queue_is_for_the_status_line(make: Callable[..., Ends]) -> None:
+    ends = make(terminal=True)
+    telling = Telling(screen(ends))
+    telling.event(*QUEUED)
+    assert telling.progress == {"message": "queued, 3rd"}
+    telling.event("status", {"status": "cancelling"})
+    assert ends.said(ends.read_err, until=b"\n") == b"[cancelling]\r\n"
+    telling.event("start", {"operation": "crunch"})
+    assert telling.progress is None
+
+
+def test_where_there_is_none_it_is_a_line(make: Callable[..., Ends]) -> None:
+    ends = make(terminal=False)
+    told_by(ends, [QUEUED])
+    assert ends.said(ends.read_err) == b"[queued, 2 before it]\n"

@@ -11,7 +11,7 @@ from tailrace.server.settings import Settings
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings it would have served with."""
-    for name in ("HOST", "PORT", "LOG", "ALLOW_ROOT", "GRACE", "CONFIG"):
+    for name in ("HOST", "PORT", "LOG", "ALLOW_ROOT", "GRACE", "CONFIG", "SURVIVE", "AT_ONCE"):
         monkeypatch.delenv(f"TAILRACE_{name}", raising=False)
     made: list[Settings] = []
     monkeypatch.setattr(app, "serve", made.append)
@@ -30,6 +30,30 @@ def test_flags_become_settings(
     assert (told.code, told.out, told.err) == (0, "", "")
     roots = ((tmp_path / "a").resolve(), (tmp_path / "b").resolve())
     assert served == [Settings(host="::1", port=0, log="memory:", allow_root=roots, grace=2.0)]
+
+
+def test_flags_for_scripts(tailrace: Callable[..., Any], served: list[Settings]) -> None:
+    told = tailrace("serve", "--log", "x.db", "--survive", "--at-once", "3")
+    assert (told.code, told.err) == (0, "")
+    assert served == [Settings(log="x.db", survives=True, at_once=3)]
+
+
+def test_a_wrong_flag(tailrace: Callable[..., Any], served: list[Settings]) -> None:
+    told = tailrace("serve", "--at-once", "0")
+    assert (told.code, served) == (125, [])
+    assert told.err.startswith("tailrace: --at-once must be a whole number")
+
+
+def test_what_is_lost_with_the_server_survives_nothing(
+    tailrace: Callable[..., Any], tmp_path: Path
+) -> None:
+    told = tailrace(
+        "serve", "--port", "0", "--log", "memory:", "--survive", "--allow-root", str(tmp_path)
+    )
+    assert told.code == 125
+    first, second = told.err.splitlines()
+    assert "cannot survive" in first
+    assert "Keep the log in a file" in second
 
 
 def test_nothing_said(tailrace: Callable[..., Any], served: list[Settings]) -> None:

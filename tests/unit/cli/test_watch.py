@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tailrace.cli import watch as module
+from tailrace.cli.remote import Target
 from tailrace.client import Client, WatchedEvent
 
 UNKNOWN = "run_" + "a" * 26
@@ -16,10 +17,10 @@ def test_a_finished_run(tailrace: Callable[..., Any], url: str, done: str) -> No
     assert told.code == 0
     assert told.out == "row 1\nrow 2\n"
     lines = told.err.splitlines()
-    assert lines[:2] == ["[started crunch]", "[1/2] Crunching"]
+    assert lines[:2] == ["Starting execution of crunch…", "[1/2] Crunching"]
     assert lines[3:5] == ["\x1b[31mred", "[warning] careful"]
     assert lines[-1].startswith("✓ " + done)
-    assert lines[-1].endswith(" s · 8 events")
+    assert lines[-1].endswith(f" s · 8 events · {url}/runs/{done}")
 
 
 def test_by_address(tailrace: Callable[..., Any], base: str, done: str) -> None:
@@ -103,11 +104,11 @@ def test_a_run_that_took_too_long(tailrace: Callable[..., Any], url: str, client
 
 def test_what_there_is_now(tailrace: Callable[..., Any], url: str, done: str, going: str) -> None:
     told = tailrace("watch", "--no-follow", going)
-    assert (told.code, told.out, told.err) == (0, "here\n", "[started hang]\n")
+    assert (told.code, told.out, told.err) == (0, "here\n", "Starting execution of hang…\n")
     assert tailrace("watch", "--no-follow", "--from", "2", going).out == ""
     assert tailrace("watch", "--no-follow", "--from", "latest", going).out == ""
     told = tailrace("watch", "--no-follow", "--types", "start", going)
-    assert (told.code, told.out, told.err) == (0, "", "[started hang]\n")
+    assert (told.code, told.out, told.err) == (0, "", "Starting execution of hang…\n")
     assert tailrace("watch", "--no-follow", done).out == "row 1\nrow 2\n"
 
 
@@ -144,6 +145,28 @@ def test_cuts_are_told_once(capfd: pytest.CaptureFixture[str], monkeypatch: Any)
     cuts.is_cut = False
     cuts.pause(0.5)
     assert capfd.readouterr().err.count("The connection was cut") == 1
+
+
+def test_a_run_that_waits_says_so(base: str, client: Client, done: str) -> None:
+    """And what has elapsed is counted from its start, once it has started."""
+    from tailrace.cli.screen import Screen
+
+    events = [
+        WatchedEvent("1", "status", {"status": "queued", "position": 3}, "{}"),
+        WatchedEvent("2", "start", {"timestamp": "2026-01-02T03:04:05.000Z"}, "{}"),
+    ]
+    screen = Screen()
+    screen.draws = True
+    cuts = module._Cuts(screen)
+    options = {"as_json": False, "quiet": False, "raw": True}
+    where = Target(base, done, done)
+    watching = module.Watching(client, where, screen, cuts, url=None, options=options)
+    watching._snapshot = {**client.run(done), "started_at": None}
+    shown: list[Any] = []
+    for event in events:
+        watching._show(event)
+        shown.append((watching._telling.progress, watching._snapshot["started_at"]))
+    assert shown == [({"message": "queued, 3rd"}, None), (None, "2026-01-02T03:04:05.000Z")]
 
 
 def test_replay(tailrace: Callable[..., Any], url: str, done: str) -> None:

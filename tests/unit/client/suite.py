@@ -275,18 +275,28 @@ class Suite:
             reply(200, {"operations": [{"name": "crunch"}]}),
             reply(200, self.RUN_JSON),
             reply(202, self.RUN_JSON),
+            reply(201, self.RUN_JSON),
             reply(204),
         ) as server:
             assert face.call(server.url, "operations") == [{"name": "crunch"}]
             assert face.call(server.url, "run", RUN) == self.RUN_JSON
             assert face.call(server.url, "cancel", RUN) == self.RUN_JSON
+            assert face.call(server.url, "rerun", RUN) == self.RUN_JSON
             assert face.call(server.url, "forget", RUN) is None
         assert [f"{asked.method} {asked.target}" for asked in server.asked] == [
             "GET /tailrace/operations",
             f"GET /tailrace/runs/{RUN}",
             f"POST /tailrace/runs/{RUN}/cancel",
+            f"POST /tailrace/runs/{RUN}/rerun",
             f"DELETE /tailrace/runs/{RUN}",
         ]
+
+    def test_what_would_start_twice_is_not_repeated(self, face: Face) -> None:
+        with scripted(Answer(b"", "reset"), reply(201, self.RUN_JSON)) as server:
+            with pytest.raises(ServerUnreachable):
+                face.call(server.url, "rerun", RUN)
+            assert len(server.asked) == 1
+        assert face.pauses == []
 
     def test_forgetting_that_breaks_off_and_was_done(self, face: Face) -> None:
         with scripted(Answer(b""), problem(404, "run-unknown", "No run.")) as server:

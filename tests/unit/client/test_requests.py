@@ -138,7 +138,7 @@ def test_what_an_address_asks_for_itself() -> None:
 
 @pytest.mark.parametrize("run", ["", "my-run", "run_short", "..", f"{RUN}/..", "run_" + "A" * 26])
 def test_what_is_no_run(run: str) -> None:
-    for ask in (server().run, server().cancel, server().forget):
+    for ask in (server().run, server().cancel, server().rerun, server().forget):
         with pytest.raises(RunUnknown):
             ask(run)
     with pytest.raises(RunUnknown):

@@ -1,10 +1,12 @@
 """What the OpenAPI document promises is what the endpoints do."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tailrace.http.shapes import RunFile
 from tests.stage import Stage
 from tests.visitor import Visit, Visitor
 
@@ -17,6 +19,8 @@ ENDPOINTS = {
     "/runs/{run}/events": {"get", "post"},
     "/runs/{run}/output": {"get"},
     "/runs/{run}/cancel": {"post"},
+    "/runs/{run}/rerun": {"post"},
+    "/run_file": {"get", "post"},
     "/events": {"get"},
     "/healthz": {"get"},
     "/readyz": {"get"},
@@ -64,6 +68,7 @@ async def test_answers_have_their_shapes_and_types(document: dict[str, Any]) -> 
         ("/runs/{run}/events", "get", "200", "EventsPage"),
         ("/runs/{run}/events", "post", "200", "Appended"),
         ("/runs/{run}/cancel", "post", "202", "RunSnapshot"),
+        ("/runs/{run}/rerun", "post", "201", "RunSnapshot"),
     ):
         content = paths[path][method]["responses"][status]["content"]
         assert content["application/json"]["schema"]["$ref"].endswith(f"/{shape}")
@@ -100,6 +105,19 @@ async def test_what_is_read_by_hand_is_documented(document: dict[str, Any]) -> N
     assert set(parameters("/runs", "post")) == set(watch) - {
         ("path", "run"), ("query", "speed"), ("query", "limit"),
     } | {("header", "Idempotency-Key")}  # fmt: skip
+    for method in ("get", "post"):
+        script = parameters("/run_file", method)
+        key = {("header", "Idempotency-Key")} if method == "post" else set()
+        assert set(script) == {("query", name) for name in RunFile.model_fields} | {
+            ("header", "Last-Event-ID"), ("query", "after"), *key,
+        }  # fmt: skip
+        assert all(parameter["description"] for parameter in script.values())
+        required = {name for (_, name), p in script.items() if p["required"]}
+        assert required == ({"file_path"} if method == "get" else set()), "a body has it as well"
+    (body,) = document["paths"]["/run_file"]["post"]["requestBody"]["content"].items()
+    assert (body[0], set(body[1]["schema"]["properties"])) == (
+        "application/json", set(RunFile.model_fields),
+    )  # fmt: skip
     assert set(parameters("/runs/{run}/output")) == {
         ("path", "run"), ("query", "after"), ("query", "stream"),
     }  # fmt: skip
@@ -138,6 +156,31 @@ async def test_the_documented_bounds_are_the_real_ones(
                     assert answer.status == 200 or future, (name, text)
                 elif name != "Last-Event-ID":
                     assert answer.status in (400, 422), (name, text)
+
+
+async def test_the_bounds_of_a_script_are_the_real_ones(
+    stage: Stage, visitor: Visitor, document: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "hello.sh").write_text("echo hello\n", encoding="utf-8")
+    stage.runs.allow_scripts(tmp_path)
+    listed = document["paths"]["/run_file"]["get"]["parameters"]
+    schemas = {p["name"]: p["schema"] for p in listed}
+
+    async def ask(name: str, value: Any) -> int:
+        return (await visitor.get(f"/run_file?file_path=hello.sh&{name}={value}")).status
+
+    for bound in ("minimum", "maximum"):
+        assert await ask("tick", schemas["tick"][bound]) == 200
+    assert await ask("tick", schemas["tick"]["maximum"] + 1) == 422
+    for name in ("format", "stderr"):
+        for good in schemas[name]["enum"]:
+            assert await ask(name, good) == 200, (name, good)
+        assert await ask(name, "nonsense") in (406, 422)
+    run = (await visitor.get("/run_file?file_path=hello.sh")).headers["tailrace-run"]
+    for last in (f"{run}:1", f"{run}:0-1", f"{run}:1.1", "", "1", "latest", f"{run}:", run):
+        is_good = re.fullmatch(schemas["after"]["pattern"], last) is not None
+        assert (await ask("after", last) == 200) is is_good, last
+    assert schemas["Last-Event-ID"]["pattern"] == schemas["after"]["pattern"]
 
 
 async def test_the_examples_work(stage: Stage, visitor: Visitor, document: dict[str, Any]) -> None:

@@ -193,7 +193,7 @@ async def test_a_snapshot_follows_the_run(stage: Stage, visitor: Visitor) -> Non
 @pytest.mark.parametrize(
     ("method", "path"),
     [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/events?format=json"),
-     ("GET", "/output"), ("POST", "/cancel"), ("POST", "/events")],
+     ("GET", "/output"), ("POST", "/cancel"), ("POST", "/rerun"), ("POST", "/events")],
 )  # fmt: skip
 async def test_an_unknown_run_is_404_everywhere(visitor: Visitor, method: str, path: str) -> None:
     body = {"events": [{"type": "log"}]} if (method, path) == ("POST", "/events") else None
@@ -238,6 +238,40 @@ async def test_cancelling_what_has_ended_changes_nothing(stage: Stage, visitor: 
     before = (await visitor.get(f"/runs/{run}")).body
     answer = await visitor.post(f"/runs/{run}/cancel")
     assert (answer.status, answer.body) == (202, before)
+
+
+# --- the same again --------------------------------------------------------------------------
+
+
+async def test_a_run_again(stage: Stage, visitor: Visitor) -> None:
+    asked = {"operation": "puppet", "input": {"name": "Ada"}, "timeout": 60, "abandon_after": 9}
+    first = (await visitor.post("/runs", asked)).json
+    stage.finish(first["id"])
+    await stage.ended(first["id"])
+    answer = await visitor.post(f"/runs/{first['id']}/rerun")
+    assert answer.status == 201
+    assert is_private_json(answer)
+    again = answer.json
+    assert answer.headers["location"] == again["links"]["self"] == f"/runs/{again['id']}"
+    assert again["id"] != first["id"]
+    same = ("operation", "input", "timeout", "abandon_after")
+    assert [again[name] for name in same] == [first[name] for name in same]
+    stage.finish(again["id"], "done")
+    assert (await stage.ended(again["id"])).result == b'"done"'
+    assert len((await visitor.get("/runs")).json["runs"]) == 2
+
+
+async def test_a_run_again_as_a_stream(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start("count", rows=1)
+    await stage.ended(run)
+    # The id of the other run's last event: a new one has no past.
+    answer = await visitor.ask("POST", f"/runs/{run}/rerun", {**STREAM, "last-event-id": "3"})
+    assert answer.status == 201
+    assert answer.headers["content-location"] == answer.headers["location"] + "/events"
+    assert answer.ids == [1, 2, 3]
+    bad = await visitor.ask("POST", f"/runs/{run}/rerun?format=xml")
+    refused(bad, 406, "format-unknown")
+    assert len((await visitor.get("/runs")).json["runs"]) == 2
 
 
 # --- bounds ----------------------------------------------------------------------------------

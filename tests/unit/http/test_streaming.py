@@ -198,7 +198,9 @@ async def test_a_run_answers_a_request_of_the_host(stage: Stage) -> None:
     assert sorted(answer.raw_headers) == sorted([*STREAM_HEADERS, (b"tailrace-run", named)])
     assert answer.ids == [4]
     text = await visitor.get("/report?format=text", {"last-event-id": "3"})
-    assert text.text.removeprefix(OPENING.decode()).startswith("id: 4\ndata: [completed in")
+    assert text.text.removeprefix(OPENING.decode()).startswith(
+        "id: 4\ndata: *** Execution completed ***"
+    )
 
 
 async def test_a_hosts_own_endpoint_ticks_as_well(

@@ -100,6 +100,7 @@ def test_the_snapshot_of_a_new_run() -> None:
         "timeout": None,
         "abandon_after": None,
         "attempt": 0,
+        "position": None,
         "progress": None,
         "result": None,
         "error": None,
@@ -143,3 +144,21 @@ def test_the_snapshot_of_a_finished_run() -> None:
 def test_a_run_that_was_cancelled_in_the_queue_took_no_time() -> None:
     shown = snapshot(record(state=State.CANCELLED, ended_at=2.0))
     assert (shown["ended_at"], shown["duration_seconds"]) == ("1970-01-01T00:00:02.000Z", None)
+
+
+def test_a_run_that_waits_shows_its_position_and_no_progress() -> None:
+    shown = snapshot(record(progress=b'{"position":3}'))
+    assert (shown["position"], shown["progress"]) == (3, None)
+    shown = snapshot(record(progress=b'{"position":3,"timestamp":"x"}'))
+    assert (shown["position"], shown["progress"]) == (None, None)
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.LOST, State.FAILED])
+def test_one_that_ended_in_the_queue_shows_neither(state: State) -> None:
+    shown = snapshot(record(state=state, ended_at=2.0, progress=b'{"position":3}'))
+    assert (shown["position"], shown["progress"]) == (None, None)
+
+
+def test_work_may_have_a_position_of_its_own() -> None:
+    shown = snapshot(record(state=State.RUNNING, started_at=1.0, progress=b'{"position":3}'))
+    assert (shown["position"], shown["progress"]) == (None, {"position": 3})

@@ -71,6 +71,15 @@ def test_a_loop_that_catches_everything_is_left_all_the_same() -> None:
     assert not issubclass(RunCancelled, asyncio.CancelledError)
 
 
+def test_work_is_let_go_without_being_asked_to_stop() -> None:
+    sink = Plain()
+    assert not sink.released
+    sink.release()
+    sink.check()
+    sink.emit("one")
+    assert (sink.released, sink.cancelled, sink.told) == (True, False, ["one"])
+
+
 def test_a_sleep_ends_with_the_request() -> None:
     sink = Plain()
     assert not sink.wait_cancelled(0.001)

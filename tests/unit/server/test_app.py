@@ -9,8 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from tailrace.errors import LogError, SettingsInvalid
+from tailrace.facade import Tailrace
 from tailrace.server import app
-from tailrace.server.settings import Settings
+from tailrace.server.settings import Settings, load
 
 
 @pytest.fixture
@@ -32,6 +33,42 @@ def test_with_a_root_there_is(scripts: Path) -> None:
     assert [operation.name for operation in runs.operations] == ["script"]
 
 
+def test_what_scripts_may_do(
+    scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text(
+        "[scripts]\nat_once = 3\ntimeout = 60\noutput_bytes = 7\nprocesses = 50\nsurvives = true\n"
+        '[profiles.lua]\nextensions = [".lua"]\ncommand = ["lua", "{file}"]\n'
+    )
+    asked: dict[str, Any] = {}
+    allow = Tailrace.allow_scripts
+
+    def known(self: Tailrace, *roots: Path | str, **rules: Any) -> None:
+        asked.update(rules)
+        allow(self, *roots, **rules)
+
+    monkeypatch.setattr(Tailrace, "allow_scripts", known)
+    given = {"config": config, "log": str(tmp_path / "runs.db"), "allow_root": scripts}
+    script = app.build(load(given, {})).operations.get("script")
+    assert (script.concurrency, script.timeout, script.traits.survives) == (3, 60.0, True)
+    assert asked["profiles"]["lua"].extensions == (".lua",)
+    assert (asked["output_bytes"], asked["processes"]) == (7, 50)
+    assert asked.keys().isdisjoint({"cpu_seconds", "file_bytes"}), "their defaults are not ours"
+
+
+def test_scripts_by_default(scripts: Path) -> None:
+    script = app.build(Settings(log="memory:", allow_root=(scripts,))).operations.get("script")
+    assert (script.concurrency, script.timeout, script.traits.survives) == (10, None, False)
+
+
+def test_a_log_that_is_lost_with_the_server(scripts: Path) -> None:
+    settings = Settings(log="memory:", allow_root=(scripts,), survives=True)
+    with pytest.raises(SettingsInvalid, match="cannot survive"):
+        app.build(settings)
+    assert list(app.build(Settings(log="memory:", survives=True)).operations) == []
+
+
 def test_a_log_nobody_knows() -> None:
     with pytest.raises(SettingsInvalid, match="nosuch://"):
         app.build(Settings(log="nosuch://x"))
@@ -46,18 +83,25 @@ def test_the_index_has_commands_to_copy(scripts: Path) -> None:
     answer = index(Settings(log="memory:", allow_root=(scripts,)))
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     commands = [line for line in answer.text.splitlines() if line.startswith("  curl ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     assert all("http://127.0.0.1:4321/" in command for command in commands)
     assert '"file": "hello.py"' in commands[1]
+    assert commands[2] == "  curl -N 'http://127.0.0.1:4321/run_file?file_path=hello.py'"
+    assert "\n\n\n" not in answer.text
 
 
 def test_the_index_without_scripts() -> None:
-    assert '"operation": "NAME"' in index(Settings(log="memory:")).text
+    text = index(Settings(log="memory:")).text
+    assert '"operation": "NAME"' in text
+    assert "run_file" not in text
+    assert "\n\n\n" not in text
 
 
 def test_a_script_that_a_shell_would_take_apart_is_not_proposed(tmp_path: Path) -> None:
     (tmp_path / "a'; rm -rf x.py").touch()
-    assert "rm -rf" not in index(Settings(log="memory:", allow_root=(tmp_path,))).text
+    text = index(Settings(log="memory:", allow_root=(tmp_path,))).text
+    assert "rm -rf" not in text
+    assert "run_file" not in text
 
 
 @pytest.mark.parametrize("host", ["x$(reboot)", "x;reboot", "x'y", "x`y`"])

@@ -86,11 +86,15 @@ def test_an_unknown_key_is_named_with_its_file_and_the_known_ones(tmp_path: Path
     assert caught.value.fix == "The settings are host, port, log, allow_root, grace, app."
 
 
-@pytest.mark.parametrize("text", ["[sever]\nport = 1\n", "port = 1\n", "server = 4\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["[sever]\nport = 1\n", "port = 1\n", "server = 4\n", "profiles = []\n", "[[scripts]]\n"],
+)
 def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsInvalid, match=r"nothing that is read") as caught:
         load({"config": written(tmp_path, text)}, {})
     assert "[server]" in caught.value.fix
+    assert "[scripts]" in caught.value.fix
 
 
 def test_a_file_that_is_missing(tmp_path: Path) -> None:
@@ -115,7 +119,8 @@ def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
         ("log", 4), ("log", ""), ("log", "a\0b"),
         ("allow_root", 4), ("allow_root", [""]), ("allow_root", ["/no/such/folder"]),
         ("grace", 0), ("grace", -1), ("grace", "x"), ("grace", True), ("grace", "nan"),
-        ("grace", 1e9),
+        ("grace", 1e9), ("grace", 10**400),
+        ("at_once", 0), ("at_once", -1), ("at_once", "x"), ("at_once", True), ("at_once", 1.5),
     ],
 )  # fmt: skip
 def test_values_without_sense_are_refused(name: str, value: object) -> None:
@@ -141,3 +146,137 @@ def test_a_refused_log_is_not_repeated() -> None:
 
 def test_an_address_may_be_in_brackets() -> None:
     assert load({"host": "[::1]"}, {}).host == "::1"
+
+
+# ------------------------------------------------------------------ scripts
+
+SCRIPTS = """\
+[scripts]
+survives = true
+at_once = 3
+timeout = 60
+output_bytes = 1000
+cpu_seconds = 20
+file_bytes = 3000
+processes = 40
+"""
+
+
+def test_scripts_in_a_file(tmp_path: Path) -> None:
+    settings = load({"config": written(tmp_path, SCRIPTS)}, {})
+    assert (settings.survives, settings.at_once, settings.timeout) == (True, 3, 60.0)
+    assert settings.limits == {
+        "output_bytes": 1000, "cpu_seconds": 20, "file_bytes": 3000, "processes": 40,
+    }  # fmt: skip
+
+
+def test_scripts_by_default() -> None:
+    settings = Settings()
+    assert (settings.survives, settings.at_once, settings.timeout) == (False, 10, None)
+    assert (settings.limits, settings.profiles) == ({}, None)
+
+
+def test_flags_win_for_scripts_as_well(tmp_path: Path) -> None:
+    config = written(tmp_path, SCRIPTS)
+    env = {"TAILRACE_SURVIVE": "0", "TAILRACE_AT_ONCE": "4"}
+    settings = load({"config": config}, env)
+    assert (settings.survives, settings.at_once) == (False, 4)
+    settings = load({"config": config, "survives": True, "at_once": 5}, env)
+    assert (settings.survives, settings.at_once) == (True, 5)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("1", True), ("true", True), ("Yes", True), ("0", False), ("off", False)]
+)
+def test_a_switch_in_the_environment(said: str, meant: bool) -> None:
+    assert load({}, {"TAILRACE_SURVIVE": said}).survives is meant
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"TAILRACE_SURVIVE": "perhaps"}, "TAILRACE_SURVIVE must be true or false."),
+        ({"TAILRACE_AT_ONCE": "0"}, "TAILRACE_AT_ONCE must be a whole number, 1 or more."),
+    ],
+)
+def test_a_wrong_variable(env: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load({}, env)
+    assert str(caught.value) == said
+    assert caught.value.fix
+
+
+def test_other_settings_of_scripts_stand_in_a_file_only() -> None:
+    assert load({}, {"TAILRACE_TIMEOUT": "1", "TAILRACE_PROCESSES": "1"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("survives", "1.0"), ("survives", "[]"), ("survives", '"perhaps"'),
+        ("at_once", "0"), ("at_once", "true"),
+        ("timeout", "0"), ("timeout", "inf"), ("timeout", "false"), ("timeout", "1e9"),
+        ("output_bytes", "0"), ("cpu_seconds", "1.5"), ("file_bytes", "-1"),
+        ("processes", "9223372036854775808"),
+    ],
+)  # fmt: skip
+def test_scripts_without_sense_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    config = written(tmp_path, f"[scripts]\n{name} = {value}\n")
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert str(caught.value).startswith(f"scripts.{name} in {config} must be ")
+    assert caught.value.fix
+
+
+def test_an_unknown_key_of_scripts(tmp_path: Path) -> None:
+    config = written(tmp_path, "[scripts]\nsurvive = true\n")
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert str(caught.value) == f"'survive' in {config} is not a setting of [scripts]."
+    assert caught.value.fix == (
+        "The settings are survives, at_once, timeout, output_bytes, cpu_seconds, file_bytes, "
+        "processes."
+    )
+
+
+def test_profiles(tmp_path: Path) -> None:
+    config = written(
+        tmp_path, '[profiles.lua]\nextensions = [".lua"]\ncommand = ["lua", "{file}", "{args}"]\n'
+    )
+    known = load({"config": config}, {}).profiles
+    assert known is not None
+    assert known.of(Path("x.lua")).argv("x.lua", ["a"]) == ["lua", "x.lua", "a"]
+    assert known.of(Path("x.py")).name == "python"
+
+
+def test_what_is_wrong_with_a_profile_is_said_with_its_file(tmp_path: Path) -> None:
+    config = written(tmp_path, "[profiles.lua]\ncommand = 4\n")
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert str(caught.value) == f"In {config}, profiles.lua.command must be a list of strings."
+    assert "A profile looks like" in caught.value.fix
+
+
+# ------------------------------------------------------------------ somebody's own app
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"log": "x.db"}, {"allow_root": ("/",)}, {"survives": True}, {"at_once": 3}],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_is_not_for_an_app_of_one_s_own(given: dict[str, object]) -> None:
+    (name,) = given
+    with pytest.raises(SettingsInvalid, match=f"^{name} is for Tailrace's own app, and m:a is"):
+        load({"app": "m:a", **given}, {})
+
+
+@pytest.mark.parametrize("text", ["[scripts]\nprocesses = 4\n", "[profiles.x]\ncommand=['{file}']"])
+def test_nor_is_what_a_file_says_of_scripts(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsInvalid, match="is for Tailrace's own app"):
+        load({"app": "m:a", "config": written(tmp_path, text)}, {})
+
+
+def test_what_is() -> None:
+    settings = load({"app": "m:a", "host": "::1", "port": 0, "grace": 1.0}, {})
+    assert (settings.app, settings.grace) == ("m:a", 1.0)

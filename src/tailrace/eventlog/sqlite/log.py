@@ -85,6 +85,11 @@ class SqliteLog:
         """See the contract."""
         return self._liveness.worker
 
+    @property
+    def folder(self) -> Path:
+        """See the contract: beside the file."""
+        return self._path.with_name(f"{self._path.name}.spools")
+
     async def open(self) -> None:
         """See the contract. Opened again, because its event loop has ended, it starts anew."""
         if self._pool is not None:

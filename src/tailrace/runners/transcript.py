@@ -1,0 +1,122 @@
+"""What a program wrote, as events: its output in pieces, and what its lines say. Pure.
+
+The spool has everything from the beginning, the log what was told so far. So whoever goes on
+with a run reads the spool from its beginning as well, in silence, up to where the log ends:
+then half a character, half a line and a failure seen long ago are known again. Which progress
+was told depended on when its line was read; so the last one is told again, rather than never.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from tailrace.protocol.events import OUTPUT, PROGRESS, stamp
+from tailrace.protocol.output import CHUNK_BYTES, Decoder
+from tailrace.runners.markers import Said
+from tailrace.runners.output import Reading
+from tailrace.runners.spool import EXIT, STDERR, STDOUT, Frame
+
+_STREAMS: Final = {STDOUT: "stdout", STDERR: "stderr"}
+
+
+class Told(NamedTuple):
+    """How much of a program's output the log has. `offset`: how many bytes, of both streams;
+    `cut`: the streams of which it has the last word, a character that was never completed.
+    """
+
+    offset: int = 0
+    cut: frozenset[str] = frozenset()
+
+
+_NOTHING: Final = Told()
+
+
+class Transcript:
+    """The frames of one program, in order, as events. `told`: what need not be told again."""
+
+    def __init__(self, reading: Reading, told: Told = _NOTHING) -> None:
+        self._reading = reading
+        self._told = told
+        self._read = 0
+        self._decoders = {name: Decoder(name) for name in _STREAMS.values()}
+        self._at = 0.0
+        self._progress: list[Said] = []
+        self.end: dict[str, Any] | None = None
+        """How the program ended (`shim.Shim`), once that is known."""
+
+    def take(self, frames: Iterable[Frame]) -> Iterator[list[Said]]:
+        """The events of frames; those of a list belong together."""
+        kind, at, size = 0, 0.0, 0
+        chunks: list[bytes] = []
+        for frame in frames:
+            if chunks and (frame.kind != kind or size >= CHUNK_BYTES):
+                yield from self._pieces(kind, at, b"".join(chunks))
+                chunks, size = [], 0
+            if frame.kind == EXIT:
+                self.end = json.loads(frame.content)
+            elif frame.kind in _STREAMS:
+                kind, at = frame.kind, frame.at
+                chunks.append(frame.content)
+                size += len(frame.content)
+        if chunks:
+            yield from self._pieces(kind, at, b"".join(chunks))
+
+    def _pieces(self, kind: int, at: float, content: bytes) -> Iterator[list[Said]]:
+        self._at = at
+        stream = _STREAMS[kind]
+        known = min(max(self._told.offset - self._read, 0), len(content))
+        for start in range(0, known, CHUNK_BYTES):
+            said = self._piece(stream, content[start : min(start + CHUNK_BYTES, known)])
+            self._note(said, is_known=True)
+        for start in range(known, len(content), CHUNK_BYTES):
+            said = self._piece(stream, content[start : start + CHUNK_BYTES])
+            self._note(said, is_known=False)
+            if said:
+                yield said
+
+    def _note(self, said: list[Said], *, is_known: bool) -> None:
+        progress = [event for event in said if event[0] == PROGRESS]
+        if progress:
+            self._progress = progress[-1:] if is_known else []
+
+    def _piece(self, stream: str, content: bytes) -> list[Said]:
+        self._read += len(content)
+        return self._say(stream, self._decoders[stream].feed(content))
+
+    def _say(self, stream: str, payload: dict[str, Any] | None) -> list[Said]:
+        if payload is None:
+            return []
+        payload["offset"] = self._read
+        said = [(OUTPUT, payload), *self._reading.feed(stream, payload["text"], self._at)]
+        return self._stamped(said)
+
+    def _stamped(self, said: list[Said]) -> list[Said]:
+        text = stamp(self._at)
+        for _, payload in said:
+            payload["timestamp"] = text
+        return said
+
+    def due(self, now: float) -> float | None:
+        """In how many seconds there is something to tell even without a word from the program."""
+        at = now if self._progress else self._reading.due(now)
+        return None if at is None else max(0.0, at - now)
+
+    def held(self, now: float) -> list[Said]:
+        """What is due."""
+        again, self._progress = self._progress, []
+        at = self._reading.due(now)
+        return [*again, *self._stamped(self._reading.held(now) if at == now else [])]
+
+    def finish(self) -> Iterator[list[Said]]:
+        """What is left to tell once there is no more to come."""
+        for stream, decoder in self._decoders.items():
+            payload = decoder.end()
+            if payload is not None:
+                said = self._say(stream, payload | {"cut": True})
+                self._note(said, is_known=stream in self._told.cut)
+                if stream not in self._told.cut:
+                    yield said
+        again, self._progress = self._progress, []
+        yield [*again, *self._stamped(self._reading.end(self._at))]
