@@ -84,10 +84,10 @@ def marked(run: str) -> list[int]:
     """The processes that a run's program started, wherever they hide."""
     mark = f"{MARK}={run}".encode()
     found: list[int] = []
-    for place in Path("/proc").glob("[0-9]*/environ"):
+    for name in filter(str.isdigit, (place.name for place in Path("/proc").iterdir())):
         with contextlib.suppress(OSError):
-            if mark in place.read_bytes().split(b"\0"):
-                found.append(int(place.parent.name))
+            if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                found.append(int(name))
     return found
 
 

@@ -174,7 +174,7 @@ import collections, json, os, sys
 from pathlib import Path
 from tailrace.errors import PathForbidden
 from tailrace.runners.script import locate
-from tailrace.runners.shim import Refused, enter
+from tailrace.runners.beneath import Refused, enter
 
 root, rounds = Path(sys.argv[1]), int(sys.argv[2])
 seen = collections.Counter()

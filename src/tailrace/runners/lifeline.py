@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ from tailrace.runners.sweep import MARK
 # Beyond those that the shim will have.
 _FREE_FD: Final = 10
 _COMPLAINT: Final = "complaint"
+_SHIM: Final = "shim"
 # More than a frame has, so that a complete one is never mistaken for a part of one.
 _CHUNK_BYTES: Final = 512 * 1024
 
@@ -71,6 +73,8 @@ class Lifeline:
             ours.callback(line._loop.remove_reader, wake)
             line._pid = _spawn(folder, run, (told, theirs_wake, theirs_orders, complaint))
             ours.pop_all()
+        known = f"{line._pid} {_started_at(line._pid)}"
+        (folder / _SHIM).write_text(known, "ascii")
         line._tell(telling, json.dumps(job).encode())
         return line
 
@@ -151,6 +155,15 @@ class Lifeline:
         if self._orders >= 0:
             with contextlib.suppress(OSError):
                 os.write(self._orders, what)
+                self._rouse()
+
+    def _rouse(self) -> None:
+        """A program may have stopped its own shim, to be heard by nobody. By number and start
+        time: the number alone may be another's by now. Raises OSError.
+        """
+        pid, _, started_at = (self._folder / _SHIM).read_text("ascii").partition(" ")
+        if started_at and started_at == _started_at(int(pid)):
+            os.kill(int(pid), signal.SIGCONT)
 
     def complaint(self) -> str:
         """The last thing a shim said that has broken down."""
@@ -175,6 +188,15 @@ class Lifeline:
         else:
             # It goes on; whenever it ends, nobody must find it undead.
             threading.Thread(target=_collect, args=(self._pid,), daemon=True).start()
+
+
+def _started_at(pid: int) -> str:
+    """When a process was started, in the kernel's own unit (proc(5)); nothing if nobody knows."""
+    with contextlib.suppress(OSError):
+        return (
+            Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
+        )
+    return ""
 
 
 def _collect(pid: int) -> None:

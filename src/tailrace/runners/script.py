@@ -243,6 +243,9 @@ async def _attended(sink: Sink, line: Lifeline, telling: asyncio.Task[None]) -> 
                 telling.cancel()
                 await asyncio.wait((telling,))
         except asyncio.CancelledError as error:
+            # Where the event loop itself ends, it takes a turn to say that nothing is to be ended.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
             if sink.released or not orders:
                 telling.cancel()
                 await asyncio.wait((telling,))

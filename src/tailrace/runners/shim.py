@@ -23,10 +23,10 @@ import os
 import resource
 import select
 import signal
-import stat
 import time
 from typing import Any, Final, TypedDict
 
+from tailrace.runners.beneath import Refused, enter
 from tailrace.runners.family import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, Family, prctl
 from tailrace.runners.spool import EXIT, STDOUT, Writer
 from tailrace.runners.streams import GATHER_BYTES, Streams
@@ -76,38 +76,6 @@ class Job(TypedDict):
     output_bytes: int | None
     survives: bool
     server: int
-
-
-class Refused(Exception):
-    """The program is not where it was found."""
-
-
-def enter(beneath: list[Any]) -> None:
-    """Go where a file is, one folder after the other, none of them through a link: between the
-    look at a path and its use, whoever may write there could have put a link into it. The folder
-    we are in then stays what it is, whatever becomes of its name.
-
-    `beneath` is that of `Job`. Raises Refused.
-    """
-    root, *folders, name, device, inode = beneath
-    flags = os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-    here = -1
-    try:
-        here = os.open(root, flags)
-        for folder in folders:
-            there = os.open(folder, flags, dir_fd=here)
-            os.close(here)
-            here = there
-        os.fchdir(here)
-        found = os.stat(name, dir_fd=here, follow_symlinks=False)
-    except OSError as error:
-        raise Refused(error.strerror) from None
-    finally:
-        if here >= 0:
-            os.close(here)
-    # A link may have got the number of a file that is gone.
-    if not stat.S_ISREG(found.st_mode) or [found.st_dev, found.st_ino] != [device, inode]:
-        raise Refused("another file has taken its place")
 
 
 class Shim:

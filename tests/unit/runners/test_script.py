@@ -833,3 +833,32 @@ def test_no_other_file_and_always_the_same_words(
 def test_without_a_root_there_is_no_file(roots: list[Path]) -> None:
     with pytest.raises(PathForbidden):
         locate(str(roots[0] / "file.py"), [])
+
+
+async def test_who_stops_his_own_shim_is_ended_all_the_same(
+    sink: Notes, running: Running, tmp_path: Path
+) -> None:
+    waits = "while ! [ -e go ]; do sleep .01; done"
+    task = running(*sh(f"echo $PPID; {waits}; kill -STOP $PPID; exec sleep 60"))
+    await until(sink.written)
+    shim = int(sink.written())
+    (tmp_path / "go").touch()
+    status = Path(f"/proc/{shim}/stat")
+    await until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
+    task.cancel()
+    await cancelled(task)
+    assert gone(shim)
+
+
+async def test_a_shim_is_killed_while_its_program_is_asked_to_stop(
+    sink: Notes, running: Running, mark: str
+) -> None:
+    code = """trap '' TERM; echo $PPID; setsid sh -c "trap '' TERM; sleep 60" & wait; wait"""
+    task = running(*sh(code))
+    await until(sink.written)
+    task.cancel()
+    await turns()
+    os.kill(int(sink.written()), signal.SIGKILL)
+    with pytest.raises(asyncio.CancelledError):
+        await soon(task)
+    assert swept(mark)
