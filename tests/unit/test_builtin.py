@@ -5,14 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from tailrace import builtin
 from tailrace.builtin import Terminal
 from tailrace.engine import Engine
-from tailrace.errors import PathForbidden, RunFailed
-from tailrace.protocol.events import Event, loads
+from tailrace.errors import InputInvalid, PathForbidden, RunFailed, SettingsInvalid
+from tailrace.eventlog.contract import Append, EventLog
+from tailrace.eventlog.memory import MemoryLog
+from tailrace.protocol.events import Draft, Event, draft, loads
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.output import raw
 from tailrace.protocol.runs import RunQuery
-from tests.waiting import soon
+from tailrace.runners.lifeline import Lifeline
+from tailrace.runners.transcript import Told
+from tailrace.testing.logbook import new_run, using
+from tests.waiting import soon, until
 
 pytestmark = pytest.mark.anyio
 
@@ -114,3 +120,154 @@ async def test_a_script_that_ignores_it(engine: Engine, tmp_path: Path) -> None:
     record, _ = await engine.submit("script", {"file": "deaf.sh"}, timeout=0.3)
     events = await soon(collected(engine, record.id))
     assert (events[-1].payload["reason"], events[-1].payload["forced"]) == ("timed_out", True)
+
+
+async def test_numbers_among_the_arguments(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "args.sh").write_text('printf "<%s>" "$@"')
+    events = await told(engine, "script", file="args.sh", args=["-x", 3, 0.5, "a b"])
+    assert written(events) == b"<-x><3><0.5><a b>"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"file": "a\0b"},
+        {"file": "fine.sh", "args": ["a\0b"]},
+        {"file": "fine.sh", "args": ["x" * 131_072]},
+        {"file": "fine.sh", "args": "x"},
+        {"file": "fine.sh", "profile": "cobol"},
+        {"file": "fine.sh", "stderr": "gone"},
+        {"file": "fine.sh", "more": 1},
+    ],
+    ids=str,
+)
+async def test_input_that_is_refused(
+    engine: Engine, tmp_path: Path, given: dict[str, object]
+) -> None:
+    (tmp_path / "fine.sh").touch()
+    with pytest.raises(InputInvalid):
+        await told(engine, "script", **given)
+    assert await engine.find(RunQuery()) == []
+
+
+async def test_another_profile_and_one_stream(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "code.txt").write_text("echo out; echo err >&2; echo out")
+    events = await told(engine, "script", file="code.txt", profile="shell", stderr="merge")
+    assert written(events) == b"out\nerr\nout\n"
+
+
+async def test_nothing_is_left_of_a_run(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "fine.sh").write_text("echo out")
+    await told(engine, "script", file="fine.sh")
+    assert list(engine.spools.iterdir()) == []
+
+
+# --- who goes on -----------------------------------------------------------------------
+
+GO = "while ! [ -e go ]; do sleep .01; done"
+COUNTS = f"echo one; {GO}; echo two; printf 'h\\303'; sleep 0.05; printf '\\251'; exit 7"
+
+
+def house(tmp_path: Path, *, scripts: bool = True) -> Engine:
+    engine = Engine(tmp_path / "log.db", grace=0.1)
+    if scripts:
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        engine.allow_scripts(tmp_path / "scripts", survives=True)
+    return engine
+
+
+async def left_behind(tmp_path: Path) -> str:
+    """A run whose process has gone, while its program goes on."""
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "counts.sh").write_text(COUNTS)
+        record, _ = await engine.submit("script", {"file": "counts.sh"})
+        async for event in engine.run(record.id).events():
+            if event.type == "output":
+                break
+    return record.id
+
+
+async def ended(engine: Engine, run: str) -> list[Event]:
+    events = await soon(collected(engine, run))
+    assert events[-1].payload["exit_code"] == 7
+    assert [event.type for event in events].count("start") == 1
+    assert written(events) == "one\ntwo\nhé".encode()
+    return events
+
+
+async def test_the_next_process_goes_on(tmp_path: Path) -> None:
+    run = await left_behind(tmp_path)
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "go").touch()
+        events = await ended(engine, run)
+        assert (await engine.record(run)).attempt == 2
+    assert events[2].payload["status"] == "running"
+    assert list((tmp_path / "log.db.spools").iterdir()) == []
+
+
+async def test_who_runs_no_scripts_leaves_alone_what_goes_on(tmp_path: Path) -> None:
+    run = await left_behind(tmp_path)
+    async with house(tmp_path, scripts=False) as engine:
+        assert (await engine.record(run)).state is State.RUNNING
+        assert (await engine.record(run)).attempt == 1
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "go").touch()
+        await ended(engine, run)
+
+
+async def test_who_runs_no_scripts_tells_how_one_has_ended(tmp_path: Path) -> None:
+    run = await left_behind(tmp_path)
+    (tmp_path / "scripts" / "go").touch()
+    await until(lambda: not Lifeline.is_alive(tmp_path / "log.db.spools" / run))
+    async with house(tmp_path, scripts=False) as engine:
+        await ended(engine, run)
+    assert list((tmp_path / "log.db.spools").iterdir()) == []
+
+
+async def test_what_is_gone_with_its_spool_is_lost(tmp_path: Path) -> None:
+    run = await left_behind(tmp_path)
+    (tmp_path / "scripts" / "go").touch()
+    spool = tmp_path / "log.db.spools" / run
+    await until(lambda: not Lifeline.is_alive(spool))
+    (spool / "frames").unlink()
+    async with house(tmp_path) as engine:
+        events = await soon(collected(engine, run))
+    assert events[-1].payload["reason"] == "lost"
+
+
+async def test_spools_that_nobody_needs_are_cleared_away(tmp_path: Path) -> None:
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "fine.sh").touch()
+        record, _ = await engine.submit("script", {"file": "fine.sh"})
+        await engine.run(record.id).wait()
+    spools = tmp_path / "log.db.spools"
+    for name in (record.id, "run_aaaaaaaaaaaaaaaaaaaaaaaaaa", "anything"):
+        (spools / name).mkdir(parents=True)
+    async with house(tmp_path):
+        assert list(spools.iterdir()) == []
+
+
+def test_scripts_cannot_outlive_a_log_that_does_not_last(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="its log does not"):
+        Engine("memory:").allow_scripts(tmp_path, survives=True)
+
+
+async def test_how_far_the_log_has_come() -> None:
+    async with using(MemoryLog()) as log:
+        await how_far(log)
+
+
+async def how_far(log: EventLog) -> None:
+    run = (await log.create(new_run())).id
+    assert await builtin.told(log, run) == Told()
+    await log.append(Append(run, [output("ab", offset=2)]))
+    await log.append(Append(run, [output("c", offset=3), output("somebody else's")]))
+    assert await builtin.told(log, run) == Told(3)
+    await log.append(Append(run, [draft("progress", {"current": n}, 0.0) for n in range(1000)]))
+    assert await builtin.told(log, run) == Told(3)
+    await log.append(Append(run, [output("x", offset=4, stream="stderr", cut=True)]))
+    assert await builtin.told(log, run) == Told(3, frozenset({"stderr"}))
+
+
+def output(text: str, stream: str = "stdout", **more: object) -> Draft:
+    return draft("output", {"stream": stream, "text": text, **more}, 0.0)

@@ -592,3 +592,30 @@ def test_a_long_name_is_told_in_short() -> None:
     with pytest.raises(OperationUnknown) as unknown:
         Operations().get("x" * 100_000)
     assert len(str(unknown.value)) < 150
+
+
+def test_who_goes_on_with_what_others_left_behind() -> None:
+    def work() -> None: ...
+
+    async def never(*_: Any) -> None: ...
+
+    def made(**options: Any) -> Operation[..., Any]:
+        return Operation(work, never, name="script", **options)
+
+    operations = Operations()
+    heir = made(traits=Traits(resumes=lambda _: True))
+    assert operations.heir("script") is None
+    operations.leave(heir)
+    assert operations.heir("script") is heir
+    assert operations.find("script") is None
+    assert list(operations) == []
+    with pytest.raises(OperationUnknown):
+        operations.get("script")
+    plain = made()
+    operations.add(plain)
+    assert (operations.find("script"), operations.heir("script")) == (plain, heir)
+    other = Operations()
+    other.leave(heir)
+    able = made(traits=Traits(resumes=lambda _: False))
+    other.add(able)
+    assert other.heir("script") is able
