@@ -383,3 +383,52 @@ def test_the_bytes_are_exact(server: Server) -> None:
     burst = "import os\nfor n in range(1600): os.write(1, b'%05d' % n * 13107)\n"
     expected = b"".join(b"%05d" % n * 13107 for n in range(1600))
     check_bytes(server, "burst.py", burst, expected)
+
+
+SETTINGS = """
+[scripts]
+output_bytes = 1_000_000
+survives = true
+
+[profiles.sorted]
+extensions = [".list"]
+command = ["sort", "{file}"]
+failure = "^FATAL"
+patterns = ['piece (?P<current>\\d+) out of (?P<total>\\d+)']
+"""
+
+
+def test_a_settings_file_with_limits_and_profiles(tmp_path: Path) -> None:
+    (tmp_path / "tailrace.toml").write_text(SETTINGS)
+    with serving(tmp_path, "--config", str(tmp_path / "tailrace.toml")) as server:
+        server.write("endless.sh", "yes")
+        body = {"operation": "script", "input": {"file": "endless.sh"}}
+        run = server.ask("POST", "/runs", body)["id"]
+        server.ends(run, "failed")
+        error = server.ask("GET", f"/runs/{run}")["error"]
+        assert "wrote more than 1,000,000 bytes" in error["error"]
+        assert server.output(run) == b"y\n" * 500_000
+        server.write("mine.list", "piece 3 out of 4\nb\na\nFATAL: no\n")
+        curl = server.run_file("mine.list")
+        assert curl.over()[1:-1] == ["FATAL: no", "a", "b", "piece 3 out of 4", "[3/4]"]
+        shown = server.ask("GET", f"/runs/{curl.run}")
+        assert (shown["state"], shown["error"]["failure"]) == ("failed", "FATAL")
+        assert shown["progress"]["percent"] == 75
+
+
+def test_a_restart_in_the_middle(tmp_path: Path) -> None:
+    """`kill -9`, by a watcher that comes back as a browser would."""
+    with serving(tmp_path, "--survive") as server:
+        server.write("long.py", f"import os, time\nprint('one')\n{WAITING}print('two')\n")
+        curl = server.run_file("long.py")
+        curl.until("one")
+        run = curl.run
+        last = [line[4:] for _, line in curl.lines if line.startswith("id: ")][-1]
+        server.process.kill()
+        curl.over()
+    with serving(tmp_path, "--survive") as server:
+        again = server.run_file("long.py", "-H", f"last-event-id: {last}")
+        (server.scripts / "go").touch()
+        told = again.over()
+        assert (again.run, told[-2:]) == (run, ["two", "*** Execution completed ***"])
+        assert "one" not in told
