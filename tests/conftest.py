@@ -1,7 +1,11 @@
 import os
+import signal
 
 import pytest
 from hypothesis import settings
+
+# Ignored by whoever started us (`nohup make test`), it would be ignored by all that we start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("dev", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("ci", deadline=None, max_examples=300, print_blob=True)

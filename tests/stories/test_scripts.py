@@ -185,7 +185,7 @@ def test_what_is_written_is_on_the_screen_while_the_script_runs(server: Server) 
 
 
 def test_the_time_is_told_every_two_seconds_of_silence(server: Server) -> None:
-    server.write("silent.sh", "sleep 4.5; echo done\n")
+    server.write("silent.sh", "sleep 5.5; echo done\n")
     curl = server.run_file("silent.sh")
     curl.over()
     elapsed = [float(line[1:-3]) for line in curl.data if line.endswith(" s]")]

@@ -399,7 +399,9 @@ def test_no_signal_is_ignored_or_blocked(start: Start) -> None:
     finally:
         signal.signal(signal.SIGQUIT, before)
     assert shim.ended() == by_itself(0)
-    assert {line.split()[1] for line in shim.written().splitlines()} == {b"0" * 16}
+    # 32 and 33 are the C library's own: nobody may set them, so they are as they were.
+    ours = ~(0b11 << 31)
+    assert {int(line.split()[1], 16) & ours for line in shim.written().splitlines()} == {0}
 
 
 def test_it_has_a_group_of_its_own(start: Start) -> None:
