@@ -120,6 +120,9 @@ def reading() -> None:
         folder = Path(name)
         path = folder / "output"
         path.write_bytes(b"".join(LINE % n for n in range(MEGABYTES * 10**6 // len(LINE % 0))))
+        # A page that was just written costs more to read.
+        os.sync()
+        floor(path)
         for output in ("pipe", "pty"):
             measured: dict[str, list[float]] = {}
             for number in range(ROUNDS):

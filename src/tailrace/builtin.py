@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, Strict
 
-from tailrace.errors import PathForbidden, RunUnknown, SettingsInvalid
+from tailrace.errors import LogClosed, LogError, PathForbidden, RunUnknown, SettingsInvalid
 from tailrace.eventlog.contract import EventLog
 from tailrace.operations import Operation, Operations, Traits
 from tailrace.protocol.events import OUTPUT, Event
 from tailrace.run import RunContext
-from tailrace.runners.lifeline import Lifeline
 from tailrace.runners.profiles import PROGRAM, Profile, Profiles
 from tailrace.runners.profiles import read as profile_tables
 from tailrace.runners.script import Limits, Located, Program, environment, execute, locate
+from tailrace.runners.spools import Spools
 from tailrace.runners.sweep import MARK
 from tailrace.runners.transcript import Told
 
@@ -33,6 +32,9 @@ Work = Callable[..., Awaitable[dict[str, Any]]]
 Streams = Literal["separate", "merge"]
 
 _STRIDE: Final = 256
+_RETRY_SECONDS: Final = 0.5
+
+logger = logging.getLogger("tailrace.builtin")
 
 
 def _without_nul(text: str) -> str:
@@ -42,20 +44,24 @@ def _without_nul(text: str) -> str:
 
 
 # A number is what it looks like in JSON. What the kernel takes as one argument is 128 KiB.
-Argument = Annotated[str, Field(max_length=131_071), AfterValidator(_without_nul)] | int | float
+Argument = (
+    Annotated[str, Field(max_length=131_071), AfterValidator(_without_nul)]
+    | Annotated[int, Strict()]
+    | Annotated[float, Strict()]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scripts:
     """Programs, and what they may do.
 
-    `log`: has what was told of them. `spools`: the folder of their spools. `roots`: the folders
+    `log`: has what was told of them. `spools`: has what they write. `roots`: the folders
     their files must be below. `profiles`: how they are run. `survives`: they go on when this
     process ends, and the next one takes them up.
     """
 
     log: EventLog
-    spools: Path
+    spools: Spools
     roots: Sequence[Path]
     profiles: Profiles = field(default_factory=Profiles)
     limits: Limits = field(default_factory=Limits)
@@ -78,21 +84,21 @@ class Scripts:
             stderr goes where stdout goes, so that their order is exact.
             """
             given = {"file": file, "args": args, "profile": profile, "stderr": stderr}
-            told = await self.told(run.id)
-            program = self._program(run.id, given, is_known=told is not None)
-            return await execute(run, program, self.spools / run.id, told)
+            is_known = self.spools.has(run.id)
+            program = self._program(run.id, given, is_known=is_known)
+            so_far = partial(told, self.log, run.id) if is_known else None
+            return await execute(run, program, self.spools.folder(run.id), so_far)
 
         return script
 
     def _program(self, run: str, given: Mapping[str, Any], *, is_known: bool) -> Program:
         file = str(given["file"])
-        # What was started once need not be there any more.
+        # What was started once need not be there any more, nor what it was started with.
         located = Located(Path(file), []) if is_known else locate(file, self.roots)
-        profile = (
-            self.profiles[given["profile"]]
-            if given["profile"]
-            else self.profiles.of(located.path, is_known=is_known)
-        )
+        profile = self.profiles.of(located.path, is_known=is_known)
+        named = given["profile"]
+        if named and not (is_known and named not in self.profiles):
+            profile = self.profiles[named]
         env = environment(run, profile.env)
         args = [str(argument) for argument in given["args"] or ()]
         return Program(
@@ -115,9 +121,9 @@ class Scripts:
         return Traits(
             title=self.title,
             guard=self.guard,
-            resumes=self.resumes,
-            survives=self.survives,
-            ended=self.ended,
+            resumes=self.spools.has,
+            survives=self.lets_go,
+            ended=self.spools.clear,
         )
 
     @staticmethod
@@ -129,18 +135,11 @@ class Scripts:
         """Refuse what could not be run. Raises PathForbidden, InputInvalid."""
         self._program("", given, is_known=False)
 
-    def resumes(self, run: str) -> bool:
-        """Whether the program of that run was started."""
-        return (self.spools / run).is_dir()
-
-    def ended(self, run: str) -> None:
-        """The log has all there is of it."""
-        shutil.rmtree(self.spools / run, ignore_errors=True)
-
-    async def told(self, run: str) -> Told | None:
-        """How much of a program's output the log has; None if it was not started yet."""
-        started = await asyncio.to_thread(self.resumes, run)
-        return await told(self.log, run) if started else None
+    def lets_go(self, run: str) -> bool:
+        """Whether a run goes on without this process. What another one has started is as that
+        one wished.
+        """
+        return self.spools.survives(run) if self.spools.has(run) else self.survives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +148,7 @@ class Terminal:
     their rights. `plain`: nobody draws what a program writes; `size`: of their terminal.
     """
 
-    spools: Path
+    spools: Spools
     cwd: Path
     profiles: Profiles = field(default_factory=Profiles)
     plain: bool = True
@@ -171,10 +170,6 @@ class Terminal:
         """Run a program and tell its output."""
         return await self._run(run, self.profiles[PROGRAM], argv)
 
-    def ended(self, run: str) -> None:
-        """The log has all there is of it."""
-        shutil.rmtree(self.spools / run, ignore_errors=True)
-
     async def _run(
         self, run: RunContext, profile: Profile, argv: Sequence[str], tail: str | None = None
     ) -> dict[str, Any]:
@@ -182,12 +177,12 @@ class Terminal:
         program = Program(
             argv=argv, env=env, profile=profile, cwd=self.cwd, tail=tail, size=self.size
         )
-        return await execute(run, program, self.spools / run.id)
+        return await execute(run, program, self.spools.folder(run.id))
 
 
 def scripts(
     log: EventLog,
-    spools: Path,
+    spools: Spools,
     roots: Sequence[Path | str],
     *,
     survives: bool = False,
@@ -214,13 +209,9 @@ def scripts(
     )
 
 
-def spools(log: EventLog) -> Path:
-    """Where the spools of a log's runs are: beside it, or where they go with the process."""
-    if log.folder is not None:
-        return log.folder
-    folder = tempfile.mkdtemp(prefix="tailrace-")
-    weakref.finalize(log, shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
+def spools(log: EventLog) -> Spools:
+    """Where programs of a log's runs write: beside it, or where they go with the process."""
+    return Spools.temporary(log) if log.folder is None else Spools(log.folder)
 
 
 def inherit(log: EventLog, operations: Operations) -> None:
@@ -228,31 +219,25 @@ def inherit(log: EventLog, operations: Operations) -> None:
     they have ended: what they wrote, and how they ended, is in their spools. What still goes
     on is for a server that runs scripts.
     """
-    folder = log.folder
-    if folder is None:
+    if log.folder is None:
         return
-    spools = folder
-    profiles = Profiles()
+    spools, profiles = Spools(log.folder), Profiles()
 
     def resumes(run: str) -> bool | None:
-        return None if Lifeline.is_alive(spools / run) else (spools / run).is_dir()
-
-    def ended(run: str) -> None:
-        shutil.rmtree(spools / run, ignore_errors=True)
+        return None if spools.goes_on(run) else spools.has(run)
 
     async def left(run: RunContext, **given: Any) -> dict[str, Any]:
         """Go on with a program that another process started."""
-        argv = given.get("argv") or [str(given.get("file"))]
-        profile = profiles.of(Path(argv[0]), is_known=True)
-        if "argv" in given:
-            profile = profiles[PROGRAM]
+        file = Path(str(given.get("file", "")))
+        profile = profiles.of(file, is_known=True) if "file" in given else profiles[PROGRAM]
+        argv = given.get("argv") or [str(file)]
         program = Program(argv=argv, env={MARK: run.id}, profile=profile)
-        return await execute(run, program, spools / run.id, await told(log, run.id))
+        return await execute(run, program, spools.folder(run.id), partial(told, log, run.id))
 
+    # This process may be a short one: what it has not told by then is for the next.
+    traits = Traits(resumes=resumes, survives=True, ended=spools.clear)
     for name in (SCRIPT, COMMAND):
-        operations.leave(
-            Operation(left, _never, name=name, traits=Traits(resumes=resumes, ended=ended))
-        )
+        operations.leave(Operation(left, _never, name=name, traits=traits))
 
 
 async def _never(*_: object) -> None:
@@ -263,16 +248,30 @@ async def tidy(log: EventLog) -> None:
     """Clear away the spools of runs that have ended, or were forgotten: those of processes that
     were killed before they could. Raises LogError.
     """
-    if log.folder is None or not await asyncio.to_thread(log.folder.is_dir):
+    if log.folder is None:
         return
-    for folder in await asyncio.to_thread(list, log.folder.iterdir()):
-        record = await log.get(folder.name)
+    spools = Spools(log.folder)
+    for run in await asyncio.to_thread(list, spools):
+        record = await log.get(run)
         if record is None or record.ended:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(spools.clear, run)
 
 
 async def told(log: EventLog, run: str) -> Told:
-    """How much of a program's output the log has. Raises LogError, RunUnknown."""
+    """How much of a program's output the log has. A log that cannot be read is waited for.
+    Raises LogClosed, RunUnknown.
+    """
+    while True:
+        try:
+            return await _told(log, run)
+        except LogClosed:
+            raise
+        except LogError as error:
+            logger.error("%s cannot be taken up yet: %s %s", run, error, error.fix)  # noqa: TRY400
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _told(log: EventLog, run: str) -> Told:
     record = await log.get(run)
     if record is None:
         raise RunUnknown(f"There is no run {run}.", fix="It may have been forgotten.")
@@ -282,11 +281,11 @@ async def told(log: EventLog, run: str) -> Told:
         after = max(end - _STRIDE, record.first_seq - 1)
         for event in reversed(await _events(log, run, after, end)):
             payload = event.payload if event.type == OUTPUT else {}
-            # Whoever else appended output to the run did not have it from the spool.
+            # Without an offset it is not from the spool (`RunContext.output`).
             if payload.get("cut"):
                 cut.add(str(payload["stream"]))
-            elif "offset" in payload:
-                return Told(int(payload["offset"]), frozenset(cut))
+            elif isinstance(payload.get("offset"), int):
+                return Told(payload["offset"], frozenset(cut))
         end = after
     return Told(0, frozenset(cut))
 

@@ -27,6 +27,7 @@ from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal
 from tailrace.protocol.runs import RunQuery, RunRecord, check_run_id, run_id
 from tailrace.run import Run, RunContext
+from tailrace.runners.spools import Spools
 from tailrace.supervisor import GRACE_SECONDS, Supervisor
 from tailrace.upkeep import Upkeep
 from tailrace.wish import check_same, wished
@@ -262,8 +263,8 @@ class Engine:
         )
 
     @cached_property
-    def spools(self) -> Path:
-        """The folder of what programs write, on its way into the log."""
+    def spools(self) -> Spools:
+        """What programs write, on its way into the log."""
         return builtin.spools(self.log)
 
     # --- runs ------------------------------------------------------------------------

@@ -52,15 +52,20 @@ class Traits:
     thread, before anything of a run is kept; what it raises refuses the run. `resumes`: given a
     run's id, in a thread, whether this process can take it up where another one left it; None: not
     now, and it must not be ended either.
-    `survives`: when this process leaves in good order, the runs are let go, not ended. `ended`:
+    `survives`: when this process leaves in good order, the runs are let go, not ended; it may
+    depend on the run, whose id it is then called with. `ended`:
     given a run's id, in a thread, once the log has its end, clears away what is left of it.
     """
 
     title: Callable[[Mapping[str, Any]], str] | None = None
     guard: Callable[[Mapping[str, Any]], None] | None = None
     resumes: Callable[[str], bool | None] | None = None
-    survives: bool = False
+    survives: bool | Callable[[str], bool] = False
     ended: Callable[[str], None] | None = None
+
+    def lets_go(self, run: str) -> bool:
+        """Whether a run survives this process."""
+        return self.survives(run) if callable(self.survives) else self.survives
 
 
 class Operation(Generic[Params, Handle]):

@@ -163,7 +163,7 @@ class Supervisor:
 
     async def _start(self, going: Going, operation: Operation[..., object] | None) -> bool:
         if going.is_leaving:
-            if operation is None or not operation.traits.survives:
+            if operation is None or not operation.traits.lets_go(going.run):
                 fence = going.record.attempt
                 await settle(self._log, going.record, _NOT_STARTED, fence=fence, patient=False)
             return False
@@ -234,7 +234,7 @@ class Supervisor:
             raise
         if stop is None:
             return _verdict(work)
-        if context.released or (stop is STOPPED and operation.traits.survives):
+        if context.released or (stop is STOPPED and operation.traits.lets_go(record.id)):
             await _let_go(work, context)
             return stop
         grace = self._grace if operation.grace is None else operation.grace

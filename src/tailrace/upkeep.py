@@ -93,7 +93,7 @@ class Upkeep:
             # It was never started, so nothing can happen twice. But whoever can only go on with
             # such runs cannot start one.
             known = self._operations.find(orphan.operation)
-            if known is not None and (known.traits.survives or known.traits.resumes is not None):
+            if known is not None and (known.traits.survives or known.traits.resumes):
                 return _Fate.STARTS
             return _Fate.ENDS if traits.resumes is None else _Fate.UNKNOWN
         if traits.resumes is None:

@@ -15,7 +15,7 @@ from tailrace.protocol.events import Draft, Event, draft, loads
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.output import raw
 from tailrace.protocol.runs import RunQuery
-from tailrace.runners.lifeline import Lifeline
+from tailrace.runners.spools import is_alive
 from tailrace.runners.transcript import Told
 from tailrace.testing.logbook import new_run, using
 from tests.waiting import soon, until
@@ -151,15 +151,22 @@ async def test_input_that_is_refused(
 
 
 async def test_another_profile_and_one_stream(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "code.txt").write_text("echo out; echo err >&2; echo out")
-    events = await told(engine, "script", file="code.txt", profile="shell", stderr="merge")
+    (tmp_path / "code.py").write_text("echo out; echo err >&2; echo out")
+    events = await told(engine, "script", file="code.py", profile="shell", stderr="merge")
     assert written(events) == b"out\nerr\nout\n"
 
 
 async def test_nothing_is_left_of_a_run(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "fine.sh").write_text("echo out")
     await told(engine, "script", file="fine.sh")
-    assert list(engine.spools.iterdir()) == []
+    await until(lambda: list(engine.spools) == [])
+
+
+async def test_no_profile_makes_a_script_of_any_file(engine: Engine, tmp_path: Path) -> None:
+    """Its errors would tell what is in it."""
+    (tmp_path / "secrets.txt").write_text("TOKEN: hunter2")
+    with pytest.raises(PathForbidden):
+        await told(engine, "script", file="secrets.txt", profile="shell")
 
 
 # --- who goes on -----------------------------------------------------------------------
@@ -218,7 +225,7 @@ async def test_who_runs_no_scripts_leaves_alone_what_goes_on(tmp_path: Path) -> 
 async def test_who_runs_no_scripts_tells_how_one_has_ended(tmp_path: Path) -> None:
     run = await left_behind(tmp_path)
     (tmp_path / "scripts" / "go").touch()
-    await until(lambda: not Lifeline.is_alive(tmp_path / "log.db.spools" / run))
+    await until(lambda: not is_alive(tmp_path / "log.db.spools" / run))
     async with house(tmp_path, scripts=False) as engine:
         await ended(engine, run)
     assert list((tmp_path / "log.db.spools").iterdir()) == []
@@ -228,7 +235,7 @@ async def test_what_is_gone_with_its_spool_is_lost(tmp_path: Path) -> None:
     run = await left_behind(tmp_path)
     (tmp_path / "scripts" / "go").touch()
     spool = tmp_path / "log.db.spools" / run
-    await until(lambda: not Lifeline.is_alive(spool))
+    await until(lambda: not is_alive(spool))
     (spool / "frames").unlink()
     async with house(tmp_path) as engine:
         events = await soon(collected(engine, run))

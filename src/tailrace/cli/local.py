@@ -101,7 +101,7 @@ class Attended:
             size=self._screen.size,
         )
         for name, program in ((SCRIPT, terminal.script), (COMMAND, terminal.command)):
-            traits = Traits(title=title, ended=terminal.ended)
+            traits = Traits(title=title, ended=self._engine.spools.clear)
             self._engine.offer(self._known(program), name=name, traits=traits)
 
     def _known(self, program: Work) -> Work:

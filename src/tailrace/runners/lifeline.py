@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -19,12 +17,15 @@ from typing import Final
 
 from tailrace.runners.shim import ANEW, ORDERS, READ, READ_BYTES, WAKE, Job
 from tailrace.runners.spool import FRAMES, Frame, Reader
+from tailrace.runners.spools import is_readable, note, rouse
 from tailrace.runners.sweep import MARK
+
+if sys.platform != "win32":
+    import fcntl
 
 # Beyond those that the shim will have.
 _FREE_FD: Final = 10
 _COMPLAINT: Final = "complaint"
-_SHIM: Final = "shim"
 # More than a frame has, so that a complete one is never mistaken for a part of one.
 _CHUNK_BYTES: Final = 512 * 1024
 
@@ -72,17 +73,20 @@ class Lifeline:
             ours.callback(line.spool.close)
             ours.callback(line._loop.remove_reader, wake)
             line._pid = _spawn(folder, run, (told, theirs_wake, theirs_orders, complaint))
+            # Without its job it ends, soon.
+            ours.callback(_collect_later, line._pid)
+            note(folder, line._pid, survives=job["survives"])
+            line._tell(telling, json.dumps(job).encode())
             ours.pop_all()
-        known = f"{line._pid} {_started_at(line._pid)}"
-        (folder / _SHIM).write_text(known, "ascii")
-        line._tell(telling, json.dumps(job).encode())
         return line
 
     @classmethod
     def attach(cls, folder: Path) -> Lifeline:
         """Reach the shim that was started in `folder`, if it is still there; what it wrote is
-        there in any case. Raises OSError if nothing is.
+        there in any case. Raises OSError if nothing is, or nothing that can be read.
         """
+        if not is_readable(folder):
+            raise OSError("it is not there any more, or of another version of Tailrace")
         with contextlib.ExitStack() as opened:
             wake = os.open(folder / WAKE, os.O_RDONLY | os.O_NONBLOCK)
             opened.callback(os.close, wake)
@@ -93,17 +97,10 @@ class Lifeline:
                 opened.callback(os.close, orders)
             line = cls(folder, wake, orders)
             opened.pop_all()
+        # What there is so far has been waited for once.
+        line._told = (folder / FRAMES).stat().st_size
         line.order(ANEW)
         return line
-
-    @staticmethod
-    def is_alive(folder: Path) -> bool:
-        """Whether there is a shim in `folder`."""
-        try:
-            os.close(os.open(folder / ORDERS, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:
-            return False
-        return True
 
     def _tell(self, fd: int, job: bytes) -> None:
         """Write the job, which may be longer than a pipe holds."""
@@ -155,15 +152,7 @@ class Lifeline:
         if self._orders >= 0:
             with contextlib.suppress(OSError):
                 os.write(self._orders, what)
-                self._rouse()
-
-    def _rouse(self) -> None:
-        """A program may have stopped its own shim, to be heard by nobody. By number and start
-        time: the number alone may be another's by now. Raises OSError.
-        """
-        pid, _, started_at = (self._folder / _SHIM).read_text("ascii").partition(" ")
-        if started_at and started_at == _started_at(int(pid)):
-            os.kill(int(pid), signal.SIGCONT)
+                rouse(self._folder)
 
     def complaint(self) -> str:
         """The last thing a shim said that has broken down."""
@@ -186,22 +175,18 @@ class Lifeline:
         if self.is_over:
             await asyncio.to_thread(_collect, self._pid)
         else:
-            # It goes on; whenever it ends, nobody must find it undead.
-            threading.Thread(target=_collect, args=(self._pid,), daemon=True).start()
-
-
-def _started_at(pid: int) -> str:
-    """When a process was started, in the kernel's own unit (proc(5)); nothing if nobody knows."""
-    with contextlib.suppress(OSError):
-        return (
-            Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
-        )
-    return ""
+            # It goes on.
+            _collect_later(self._pid)
 
 
 def _collect(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def _collect_later(pid: int) -> None:
+    """Whenever it ends, nobody must find it undead."""
+    threading.Thread(target=_collect, args=(pid,), daemon=True).start()
 
 
 def _fifo(path: Path, reads: contextlib.ExitStack, writes: contextlib.ExitStack) -> tuple[int, int]:

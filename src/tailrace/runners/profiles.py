@@ -146,6 +146,10 @@ class Profiles:
         """In order; later ones win an ending."""
         return iter(self._known.values())
 
+    def __contains__(self, name: object) -> bool:
+        """By name."""
+        return name in self._known
+
     def __getitem__(self, name: str) -> Profile:
         """Raises InputInvalid for an unknown name."""
         try:

@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import stat
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,16 +26,27 @@ from tailrace.runners.shim import KILL, TERMINATE, Job
 from tailrace.runners.sweep import MARK, sweep
 from tailrace.runners.transcript import Told, Transcript
 
+if sys.platform != "win32":
+    import resource
+
 # What a script may see of the server's environment. Everything else may be a secret.
 _SHARED: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR")
 _UNBUFFERED: Final = {"PYTHONUNBUFFERED": "1"}
 # Nobody interprets colours and cursor movement in a log.
 _PLAIN: Final = {"TERM": "dumb", "NO_COLOR": "1"}
+# On a terminal they would wait for a key, which nobody can press.
+_PAGERS: Final = dict.fromkeys(("PAGER", "GIT_PAGER", "MANPAGER", "SYSTEMD_PAGER"), "cat")
 
 _GIB: Final = 1024**3
+# As it was before any server raised it.
+_FILES: Final = 1024 if sys.platform == "win32" else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 # Within what the supervisor allows for forced work.
 _LAST_SECONDS: Final = 0.4
+
+
+SoFar = Callable[[], Awaitable[Told]]
+"""Finds out what the log has of a program's output."""
 
 
 class Located(NamedTuple):
@@ -77,7 +89,8 @@ def environment(
         for name, value in os.environ.items()
         if inherit or name in _SHARED or name.startswith("LC_")
     }
-    return {**shared, **_UNBUFFERED, **(_PLAIN if plain else {}), **own, MARK: run}
+    plainly = _PLAIN if plain else {}
+    return {**shared, **_UNBUFFERED, **_PAGERS, **plainly, **own, MARK: run}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +153,7 @@ class Program:
             "stop": self.profile.signal,
             "once": self.profile.once,
             "limits": self.limits.resources,
+            "files": _FILES,
             "output_bytes": self.limits.output_bytes,
             "survives": self.survives,
             "server": os.getpid(),
@@ -158,13 +172,13 @@ class Program:
 
 
 async def execute(
-    sink: Sink, program: Program, folder: Path, told: Told | None = None
+    sink: Sink, program: Program, folder: Path, told: SoFar | None = None
 ) -> dict[str, Any]:
     """Run a program to its end and tell its output: `{"exit_code": 0}`, and its own `result` if it
     told one.
 
-    `folder` is where it and its shim are found again; `told` is what the log has of its output,
-    if it was started before. Cancelled once, the program is asked to stop; cancelled again, it
+    `folder` is where it and its shim are found again; `told` finds out what the log has of its
+    output, if it was started before. Cancelled once, the program is asked to stop; cancelled again, it
     is killed with all that it has started. If the sink is released, it is left alone instead.
 
     Raises ScriptFailed for another exit code, too much output, or a program that cannot start;
@@ -179,17 +193,17 @@ async def execute(
         why = getattr(error, "strerror", None) or str(error)
         if is_new:
             raise _unstartable(program, why, 126) from None
-        raise RunLost(f"What the program wrote is not there any more: {why}.") from None
-    reading = program.reading
-    transcript = Transcript(reading, told or Told())
-    telling = asyncio.create_task(_tell(sink, line, transcript))
+        raise RunLost(f"What the program wrote cannot be read: {why}.") from None
+    transcript = Transcript(program.reading)
+    telling = asyncio.create_task(_tell(sink, line, transcript, told))
     try:
+        # Nothing is awaited before: whoever is cancelled from now on passes it on.
         await _attended(sink, line, telling)
     finally:
         is_ended = transcript.end is not None or sink.released or not line.is_over
         # Cancelled once more in the middle of it, nobody would collect the shim.
         await asyncio.shield(_leave(line, None if is_ended else run))
-    return _outcome(program, transcript.end, reading, line.complaint())
+    return _outcome(program, transcript.end, transcript.reading, line.complaint())
 
 
 async def _leave(line: Lifeline, run: str | None) -> None:
@@ -199,8 +213,10 @@ async def _leave(line: Lifeline, run: str | None) -> None:
     await line.close()
 
 
-async def _tell(sink: Sink, line: Lifeline, transcript: Transcript) -> None:
+async def _tell(sink: Sink, line: Lifeline, transcript: Transcript, told: SoFar | None) -> None:
     """Tell what comes, to its end."""
+    if told is not None:
+        transcript.told = await told()
 
     async def tell(said: list[Said]) -> None:
         for type, payload in said:

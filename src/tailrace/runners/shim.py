@@ -20,9 +20,9 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import select
 import signal
+import sys
 import time
 from typing import Any, Final, TypedDict
 
@@ -32,12 +32,15 @@ from tailrace.runners.spool import EXIT, STDOUT, Writer
 from tailrace.runners.streams import GATHER_BYTES, Streams
 from tailrace.runners.tail import TAIL_SECONDS, Tail
 
+if sys.platform != "win32":
+    import resource
+
 TERMINATE: Final = b"T"
 KILL: Final = b"K"
 READ: Final = b"+"
 """A server has read a further READ_BYTES of the spool."""
 ANEW: Final = b"0"
-"""A server begins to read the spool."""
+"""A server begins to read the spool, in which there is already all that is there."""
 
 READ_BYTES: Final = 1024 * 1024
 AHEAD_BYTES: Final = 8 * READ_BYTES
@@ -54,6 +57,7 @@ _BUSY_SECONDS: Final = 0.001
 _BUSY_BYTES: Final = 16 * 1024
 
 _FULL_SECONDS: Final = 0.1
+_LAST_SECONDS: Final = 0.5
 
 
 class Job(TypedDict):
@@ -73,6 +77,8 @@ class Job(TypedDict):
     once: bool
     limits: dict[str, int]
     """Names of the module `resource` and their values."""
+    files: int
+    """How many it may have open."""
     output_bytes: int | None
     survives: bool
     server: int
@@ -134,6 +140,10 @@ class Shim:
         """
         while self.family.status is None and self._reason is None:
             self._turn()
+        # Who is left may have something to say yet: `exec > >(tee log)`.
+        until = time.monotonic() + _LAST_SECONDS
+        while self._has_listeners() and time.monotonic() < until:
+            self._turn(LINGER_SECONDS)
         self.family.end()
         for fd in tuple(self._streams.open):
             # Only what is there: somebody we could not end may hold the other end.
@@ -188,6 +198,9 @@ class Shim:
             # What is ignored is inherited: by Python, and by whatever started the server.
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
+            # A server raises it for its watchers; programs may go through all numbers there can be.
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._job["files"], hard))
             for name, limit in self._job["limits"].items():
                 number = getattr(resource, name)
                 hard = resource.getrlimit(number)[1]
@@ -274,8 +287,13 @@ class Shim:
 
     # --- the way of things -------------------------------------------------------------
 
-    def _turn(self) -> None:
-        """Wait for something to happen, and see to it."""
+    def _has_listeners(self) -> bool:
+        """Whether somebody may still write, and nobody has asked for an end."""
+        is_asked = self._is_asked or self._reason is not None
+        return not is_asked and bool(self._streams.open) and self.family.reap()
+
+    def _turn(self, longest: float | None = None) -> None:
+        """Wait for something to happen, at most so many seconds, and see to it."""
         heard = [self._signals, self._orders, *self._server]
         rest = self._rests_until - time.monotonic()
         wait = None if self._tail is None else 0 if self._is_behind else TAIL_SECONDS
@@ -288,7 +306,8 @@ class Shim:
         poll = select.poll()
         for fd in heard:
             poll.register(fd, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(None if wait is None else max(1, wait * 1000))}
+        waits = [seconds for seconds in (wait, longest) if seconds is not None]
+        ready = {fd for fd, _ in poll.poll(max(1, min(waits) * 1000) if waits else None)}
         if self._signals in ready:
             self.family.reap()
             if signal.SIGTERM in os.read(self._signals, 4096):
@@ -318,7 +337,8 @@ class Shim:
                 self._reason = "orphaned"
             return
         if ANEW in orders:
-            self._read = 0
+            # It counts from here on. A program must not wait for what is only read again.
+            self._read = self._written
         self._read += READ_BYTES * orders.rpartition(ANEW)[2].count(READ)
         if KILL in orders:
             self._reason = "killed"

@@ -6,15 +6,18 @@ Only the standard library: the shim has nothing else.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import struct
-import termios
+import sys
 import time
 from typing import Final
 
 from tailrace.runners.spool import STDERR, STDOUT
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 GATHER_BYTES: Final = 256 * 1024
 """How much is read at once, and then at the most 64 KiB more; and how much a pipe holds, where

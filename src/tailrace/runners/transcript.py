@@ -37,8 +37,8 @@ class Transcript:
     """The frames of one program, in order, as events. `told`: what need not be told again."""
 
     def __init__(self, reading: Reading, told: Told = _NOTHING) -> None:
-        self._reading = reading
-        self._told = told
+        self.reading = reading
+        self.told = told
         self._read = 0
         self._decoders = {name: Decoder(name) for name in _STREAMS.values()}
         self._at = 0.0
@@ -66,10 +66,12 @@ class Transcript:
     def _pieces(self, kind: int, at: float, content: bytes) -> Iterator[list[Said]]:
         self._at = at
         stream = _STREAMS[kind]
-        known = min(max(self._told.offset - self._read, 0), len(content))
+        known = min(max(self.told.offset - self._read, 0), len(content))
         for start in range(0, known, CHUNK_BYTES):
             said = self._piece(stream, content[start : min(start + CHUNK_BYTES, known)])
             self._note(said, is_known=True)
+            # Nothing to tell, but work: whoever takes these may see to others between them.
+            yield []
         for start in range(known, len(content), CHUNK_BYTES):
             said = self._piece(stream, content[start : start + CHUNK_BYTES])
             self._note(said, is_known=False)
@@ -89,7 +91,7 @@ class Transcript:
         if payload is None:
             return []
         payload["offset"] = self._read
-        said = [(OUTPUT, payload), *self._reading.feed(stream, payload["text"], self._at)]
+        said = [(OUTPUT, payload), *self.reading.feed(stream, payload["text"], self._at)]
         return self._stamped(said)
 
     def _stamped(self, said: list[Said]) -> list[Said]:
@@ -100,14 +102,14 @@ class Transcript:
 
     def due(self, now: float) -> float | None:
         """In how many seconds there is something to tell even without a word from the program."""
-        at = now if self._progress else self._reading.due(now)
+        at = now if self._progress else self.reading.due(now)
         return None if at is None else max(0.0, at - now)
 
     def held(self, now: float) -> list[Said]:
         """What is due."""
         again, self._progress = self._progress, []
-        at = self._reading.due(now)
-        return [*again, *self._stamped(self._reading.held(now) if at == now else [])]
+        at = self.reading.due(now)
+        return [*again, *self._stamped(self.reading.held(now) if at == now else [])]
 
     def finish(self) -> Iterator[list[Said]]:
         """What is left to tell once there is no more to come."""
@@ -115,8 +117,8 @@ class Transcript:
             payload = decoder.end()
             if payload is not None:
                 said = self._say(stream, payload | {"cut": True})
-                self._note(said, is_known=stream in self._told.cut)
-                if stream not in self._told.cut:
+                self._note(said, is_known=stream in self.told.cut)
+                if stream not in self.told.cut:
                     yield said
         again, self._progress = self._progress, []
-        yield [*again, *self._stamped(self._reading.end(self._at))]
+        yield [*again, *self._stamped(self.reading.end(self._at))]

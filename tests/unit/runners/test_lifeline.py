@@ -47,6 +47,7 @@ def job(*argv: str, **more: Any) -> Job:
         "stop": int(signal.SIGTERM),
         "once": False,
         "limits": {},
+        "files": 1024,
         "output_bytes": None,
         "survives": False,
         "server": os.getpid(),
@@ -337,7 +338,7 @@ async def test_what_has_ended_can_still_be_read(start: Start, tmp_path: Path) ->
 
 async def test_nothing_to_attach_to(start: Start, tmp_path: Path) -> None:
     before = descriptors()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match="of another version"):
         Lifeline.attach(tmp_path / "none")
     assert descriptors() == before
     await Read(start(sh("exit 0"))).to_the_end()

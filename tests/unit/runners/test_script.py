@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import uuid
@@ -17,9 +18,10 @@ import uvloop
 
 from tailrace.errors import PathForbidden, RunEnded, RunLost, ScriptFailed
 from tailrace.protocol.output import CHUNK_BYTES, raw
+from tailrace.runners import script
 from tailrace.runners.contract import Sink
 from tailrace.runners.profiles import Profile
-from tailrace.runners.script import Limits, Program, environment, execute, locate
+from tailrace.runners.script import Limits, Program, SoFar, environment, execute, locate
 from tailrace.runners.sweep import MARK, sweep
 from tailrace.runners.transcript import Told
 from tests.processes import marked
@@ -99,6 +101,15 @@ Running = Callable[..., asyncio.Task[dict[str, Any]]]
 def python(code: str) -> Sequence[str]:
     # Isolated and without site-packages: it starts in a few milliseconds.
     return (sys.executable, "-I", "-S", "-c", code)
+
+
+def so_far(told: Told) -> SoFar:
+    """What the log has."""
+
+    async def found() -> Told:
+        return told
+
+    return found
 
 
 def sh(code: str) -> Sequence[str]:
@@ -576,8 +587,8 @@ async def test_a_shim_that_breaks_down(running: Running) -> None:
 
 
 async def test_a_spool_that_is_not_there(sink: Notes, mark: str, tmp_path: Path) -> None:
-    lost = execute(sink, program(sh("exit 0"), mark, tmp_path), tmp_path / "none", Told())
-    with pytest.raises(RunLost, match="is not there any more: No such file"):
+    lost = execute(sink, program(sh("exit 0"), mark, tmp_path), tmp_path / "none", so_far(Told()))
+    with pytest.raises(RunLost, match="cannot be read: it is not there any more"):
         await soon(lost)
 
 
@@ -609,7 +620,7 @@ async def test_it_goes_on_when_it_is_released(sink: Notes, mark: str, tmp_path: 
         task.cancel()
         await cancelled(task)
         assert shims(mark)
-        known = Told(sink.payloads[-1]["offset"])
+        known = so_far(Told(sink.payloads[-1]["offset"]))
         before = len(sink.payloads)
         sink._is_released = False
         task = asyncio.create_task(execute(sink, it, tmp_path / "spool", known))
@@ -640,7 +651,7 @@ async def test_one_that_was_taken_up_can_be_stopped(sink: Notes, mark: str, tmp_
     task.cancel()
     await cancelled(task)
     sink._is_released = False
-    task = asyncio.create_task(execute(sink, it, tmp_path / "spool", Told(6)))
+    task = asyncio.create_task(execute(sink, it, tmp_path / "spool", so_far(Told(6))))
     await turns()
     task.cancel()
     await cancelled(task)
@@ -652,7 +663,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 from tailrace.runners.contract import Sink
 from tailrace.runners.profiles import Profile
-from tailrace.runners.script import Limits, Program, environment, execute, locate
+from tailrace.runners.script import Limits, Program, SoFar, environment, execute, locate
 
 class Kept(Sink):
     def emit(self, type, payload=None, /, **fields):
@@ -696,7 +707,7 @@ async def test_a_server_is_killed_and_another_goes_on(
     async with served(sink, mark, tmp_path, COUNTING, survives=True):
         pass
     assert shims(mark)
-    told = Told(sink.payloads[-1]["offset"])
+    told = so_far(Told(sink.payloads[-1]["offset"]))
     before = len(sink.payloads)
     it = program(sh(COUNTING), mark, tmp_path, survives=True)
     task = asyncio.create_task(execute(sink, it, tmp_path / "spool", told))
@@ -715,13 +726,13 @@ async def test_a_program_ends_while_there_is_no_server(
     (tmp_path / "go").touch()
     await until(partial(swept, mark))
     it = program(sh(COUNTING), mark, tmp_path, survives=True)
-    told = Told(sink.payloads[-1]["offset"])
+    told = so_far(Told(sink.payloads[-1]["offset"]))
     for _ in range(2):
         # And a second time: who took it up may have been killed before it said how it ended.
         with pytest.raises(ScriptFailed, match="exited with code 7"):
             await soon(execute(sink, it, tmp_path / "spool", told))
         assert counted(sink)
-        told = Told(sink.payloads[-1]["offset"])
+        told = so_far(Told(sink.payloads[-1]["offset"]))
 
 
 async def test_a_server_is_killed_and_all_is_gone(sink: Notes, mark: str, tmp_path: Path) -> None:
@@ -731,7 +742,7 @@ async def test_a_server_is_killed_and_all_is_gone(sink: Notes, mark: str, tmp_pa
     await until(partial(swept, mark))
     it = program(sh(code), mark, tmp_path)
     with pytest.raises(RunLost, match="was gone"):
-        await soon(execute(sink, it, tmp_path / "spool", Told(sink.payloads[-1]["offset"])))
+        await soon(execute(sink, it, tmp_path / "spool", so_far(Told(sink.payloads[-1]["offset"]))))
     lines = sink.written().decode().splitlines()
     assert lines == [f"{n} é" for n in range(1, len(lines) + 1)]
 
@@ -752,7 +763,9 @@ async def test_our_secrets_are_not_shared(
     assert (told["LC_ALL"], told["PATH"]) == ("C.UTF-8", os.environ["PATH"])
     assert (told["TERM"], told["NO_COLOR"], told["PYTHONUNBUFFERED"]) == ("dumb", "1", "1")
     allowed = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"}
-    forced = {MARK, "TERM", "NO_COLOR", "PYTHONUNBUFFERED"}
+    pagers = {"PAGER", "GIT_PAGER", "MANPAGER", "SYSTEMD_PAGER"}
+    assert {told[name] for name in pagers} == {"cat"}
+    forced = {MARK, "TERM", "NO_COLOR", "PYTHONUNBUFFERED", *pagers}
     ours = {name for name in told if not name.startswith("LC_") and name not in ("PWD", "_")}
     assert ours <= allowed | forced
 
@@ -862,3 +875,22 @@ async def test_a_shim_is_killed_while_its_program_is_asked_to_stop(
     with pytest.raises(asyncio.CancelledError):
         await soon(task)
     assert swept(mark)
+
+
+async def test_who_still_has_something_to_say_may_say_it(sink: Notes, running: Running) -> None:
+    """A shell does not wait for what it redirects its output into."""
+    code = "exec > >(sleep .05; cat) 2>&1; echo one; echo two; exit 3"
+    with pytest.raises(ScriptFailed) as failed:
+        await soon(running("/bin/bash", "-c", code))
+    assert failed.value.details == {"exit_code": 3}
+    assert sink.written() == b"one\ntwo\n"
+
+
+async def test_a_program_may_open_as_many_files_as_before(
+    sink: Notes, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many its server needs."""
+    monkeypatch.setattr(script, "_FILES", 512)
+    await soon(running(*sh("ulimit -Sn; ulimit -Hn")))
+    soft, hard = sink.written().split()
+    assert (soft, hard) == (b"512", str(resource.getrlimit(resource.RLIMIT_NOFILE)[1]).encode())

@@ -132,6 +132,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 "stop": int(signal.SIGTERM),
                 "once": False,
                 "limits": {},
+                "files": 1024,
                 "output_bytes": None,
                 "survives": False,
                 "server": os.getpid(),

@@ -129,8 +129,8 @@ def test_what_the_lines_say_comes_with_them() -> None:
     [said] = transcript.take([out(b"[1/10] a\n::log warning hot\nfailed: x\n::result 7\n")])
     assert [type for type, _ in said] == ["output", "progress", "log", "result"]
     assert {payload["timestamp"] for _, payload in said} == {stamp(NOW)}
-    assert transcript._reading.failure == "failed"
-    assert transcript._reading.result == 7
+    assert transcript.reading.failure == "failed"
+    assert transcript.reading.result == 7
 
 
 def test_a_line_without_an_end_is_read_at_the_end() -> None:
@@ -193,7 +193,7 @@ def test_what_was_seen_in_silence_is_known() -> None:
     content = b"failed\n::result 5\n::log info x\nhal"
     again = made(Told(len(content)))
     assert taken(again, out(content)) == []
-    assert (again._reading.failure, again._reading.result) == ("failed", 5)
+    assert (again.reading.failure, again.reading.result) == ("failed", 5)
     assert texts(taken(again, out(b"f\n"))) == ["f\n"]
     assert finished(again) == []
 

@@ -51,7 +51,8 @@ def test_what_scripts_may_do(
     monkeypatch.setattr(Tailrace, "allow_scripts", known)
     given = {"config": config, "log": str(tmp_path / "runs.db"), "allow_root": scripts}
     script = app.build(load(given, {})).operations.get("script")
-    assert (script.concurrency, script.timeout, script.traits.survives) == (3, 60.0, True)
+    assert (script.concurrency, script.timeout) == (3, 60.0)
+    assert script.traits.lets_go("run_x")
     assert asked["profiles"]["lua"].extensions == (".lua",)
     assert (asked["output_bytes"], asked["processes"]) == (7, 50)
     assert asked.keys().isdisjoint({"cpu_seconds", "file_bytes"}), "their defaults are not ours"
@@ -59,7 +60,8 @@ def test_what_scripts_may_do(
 
 def test_scripts_by_default(scripts: Path) -> None:
     script = app.build(Settings(log="memory:", allow_root=(scripts,))).operations.get("script")
-    assert (script.concurrency, script.timeout, script.traits.survives) == (10, None, False)
+    assert (script.concurrency, script.timeout) == (10, None)
+    assert not script.traits.lets_go("run_x")
 
 
 def test_a_log_that_is_lost_with_the_server(scripts: Path) -> None:
