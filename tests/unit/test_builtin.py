@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from tailrace.engine import Engine
 from tailrace.errors import InputInvalid, PathForbidden, RunFailed, SettingsInvalid
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
+from tailrace.eventlog.sqlite import SqliteLog
+from tailrace.outcome import Outcome, settle
 from tailrace.protocol.events import Draft, Event, draft, loads
-from tailrace.protocol.lifecycle import State
+from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.output import raw
 from tailrace.protocol.runs import RunQuery
 from tailrace.runners.spools import is_alive
 from tailrace.runners.transcript import Told
 from tailrace.testing.logbook import new_run, using
+from tests.processes import marked
 from tests.waiting import soon, until
 
 pytestmark = pytest.mark.anyio
@@ -252,6 +256,92 @@ async def test_spools_that_nobody_needs_are_cleared_away(tmp_path: Path) -> None
         (spools / name).mkdir(parents=True)
     async with house(tmp_path):
         assert list(spools.iterdir()) == []
+
+
+DEAF = "trap '' TERM; echo on; while :; do sleep .01; done"
+
+
+async def wished_away(tmp_path: Path, text: str, timeout: float | None = None) -> str:
+    """A run whose process has gone, with something still to be done about it."""
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "it.sh").write_text(text)
+        record, _ = await engine.submit("script", {"file": "it.sh"}, timeout=timeout)
+        async for event in engine.run(record.id).events():
+            if event.type == "output":
+                break
+    return record.id
+
+
+async def test_out_of_time_when_it_is_taken_up_again(tmp_path: Path) -> None:
+    run = await wished_away(tmp_path, DEAF, timeout=0.3)
+    async with using(SqliteLog(tmp_path / "log.db")) as log:
+        record = await log.get(run)
+        assert record is not None
+        await until(lambda: time.time() - (record.started_at or 0) > 0.4)
+    async with house(tmp_path) as engine:
+        events = await soon(collected(engine, run))
+    assert events[-1].payload["reason"] == "timed_out"
+    await until(lambda: marked(run) == [])
+    assert list((tmp_path / "log.db.spools").iterdir()) == []
+
+
+async def test_cancelled_when_it_is_taken_up_again(tmp_path: Path) -> None:
+    run = await wished_away(tmp_path, "trap 'echo bye; exit' TERM; echo on; " + GO)
+    async with using(SqliteLog(tmp_path / "log.db")) as log:
+        record = await log.get(run)
+        assert record is not None
+        await settle(log, record, Outcome(Signal.CANCEL))
+    async with house(tmp_path) as engine:
+        events = await soon(collected(engine, run))
+    assert events[-1].type == "cancelled"
+    assert written(events) == b"on\nbye\n"
+    await until(lambda: marked(run) == [])
+
+
+async def test_started_with_a_profile_that_is_gone(tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "log.db", grace=0.1)
+    (tmp_path / "scripts").mkdir()
+    mine = {"mine": {"extensions": [".mine"], "command": ["sh", "{file}"]}}
+    engine.allow_scripts(tmp_path / "scripts", survives=True, profiles=mine)
+    async with engine:
+        (tmp_path / "scripts" / "it.mine").write_text(COUNTS)
+        record, _ = await engine.submit("script", {"file": "it.mine", "profile": "mine"})
+        async for event in engine.run(record.id).events():
+            if event.type == "output":
+                break
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "go").touch()
+        await ended(engine, record.id)
+
+
+async def test_it_survives_whoever_takes_it_up(tmp_path: Path) -> None:
+    """Also one whose own scripts do not."""
+    run = await left_behind(tmp_path)
+    other = Engine(tmp_path / "log.db", grace=0.1)
+    other.allow_scripts(tmp_path / "scripts")
+    async with other:
+        assert (await other.record(run)).attempt == 2
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "go").touch()
+        await ended(engine, run)
+        assert (await engine.record(run)).attempt == 3
+
+
+async def test_who_has_no_time_to_tell_it_all_leaves_it_to_the_next(tmp_path: Path) -> None:
+    lines = "import os\nfor n in range(60_000): os.write(1, b'%059d\\n' % n)\nraise SystemExit(7)"
+    async with house(tmp_path) as engine:
+        (tmp_path / "scripts" / "lines.py").write_text(f"print('on')\n{lines}")
+        record, _ = await engine.submit("script", {"file": "lines.py"})
+        async for event in engine.run(record.id).events():
+            if event.type == "output":
+                break
+    await until(lambda: not is_alive(tmp_path / "log.db.spools" / record.id), within=30)
+    async with house(tmp_path, scripts=False):
+        pass
+    async with house(tmp_path) as engine:
+        events = await soon(collected(engine, record.id))
+    assert events[-1].payload["exit_code"] == 7
+    assert written(events) == b"on\n" + b"".join(b"%059d\n" % n for n in range(60_000))
 
 
 def test_scripts_cannot_outlive_a_log_that_does_not_last(tmp_path: Path) -> None:

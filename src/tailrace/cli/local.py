@@ -23,6 +23,7 @@ from tailrace.cli import render
 from tailrace.cli.remote import address
 from tailrace.cli.screen import Screen, Telling
 from tailrace.engine import Engine
+from tailrace.errors import SettingsInvalid
 from tailrace.operations import Traits
 from tailrace.projections import stream
 from tailrace.protocol.cursor import Cursor
@@ -37,6 +38,15 @@ _KILL_SECONDS: Final = 1.0
 def title(given: Mapping[str, Any]) -> str:
     """What a run is called, from its input: the name of the file, or of the command."""
     return Path(given["file"] if "file" in given else given["argv"][0]).name
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise SettingsInvalid(
+            f"The current folder is not there any more: {error.strerror}.", fix="Go to another one."
+        ) from None
 
 
 class Attended:
@@ -96,7 +106,7 @@ class Attended:
     def _offer(self) -> None:
         terminal = Terminal(
             spools=self._engine.spools,
-            cwd=Path.cwd(),
+            cwd=_here(),
             plain=not self._screen.out_is_tty,
             size=self._screen.size,
         )

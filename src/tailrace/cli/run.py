@@ -78,6 +78,14 @@ def _here(
     from tailrace.engine import Engine
     from tailrace.errors import SettingsInvalid
 
+    unclear = next((word for word in argv if not _is_text(word)), None)
+    if unclear is not None:
+        click.echo(
+            f"tailrace: {unclear!a} is no UTF-8, and could not be kept with the run.\n"
+            "          Rename the file, or give the argument in another way.",
+            err=True,
+        )
+        return 126
     given: dict[str, Any] = {"argv": list(argv)}
     if not is_command:
         refused = _refused(argv[0])
@@ -99,6 +107,15 @@ def _here(
         as_json=options["as_json"],
         debug=wishes is not None and wishes.debug,
     )
+
+
+def _is_text(word: str) -> bool:
+    """Whether JSON can say it."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refused(file: str) -> tuple[int, str] | None:

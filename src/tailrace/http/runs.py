@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from tailrace.cohort import Manner
 from tailrace.engine import LOCAL, Engine
-from tailrace.errors import InputInvalid, RunActive, RunUnknown
+from tailrace.errors import EventInvalid, InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer, progressed
 from tailrace.http import openapi
 from tailrace.http.asking import Asked, asked, cursor
@@ -25,7 +25,7 @@ from tailrace.projections import Projection
 from tailrace.projections.json import page
 from tailrace.projections.output import Output
 from tailrace.protocol.cursor import Cursor, Kind, Resume, resume
-from tailrace.protocol.events import emitted, to_json
+from tailrace.protocol.events import OUTPUT, emitted, to_json
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, RunRecord, snapshot
 from tailrace.protocol.wire import JSON, LAST_EVENT_ID, MAX_BODY_BYTES
@@ -40,6 +40,8 @@ Key = Annotated[
     ),
 ]
 """The parameter of whatever starts a run."""
+
+_POSITIONS: Final = frozenset({"offset", "cut"})
 
 _Run = Annotated[str, Path(description="The run's id", examples=["run_abcdefghijklmnopqrstuvwxyz"])]
 
@@ -247,6 +249,8 @@ class _Runs:
         """Exactly once for a named producer, however often the request is repeated."""
         record = await self._record(run)
         at = self._engine.now()
+        for event in body.events:
+            _refuse_positions(event.type, event.data)
         drafts = tuple(emitted(event.type, event.data, at) for event in body.events)
         sent = body.producer
         producer = None if sent is None else Producer(sent.id, body.attempt or 0, sent.seq)
@@ -302,6 +306,17 @@ def told(record: RunRecord, wish: Asked, projection: Projection, after: Cursor |
     """How a watcher of a run wants to be told."""
     began = record.started_at or record.created_at
     return Telling(after, Manner(projection, wish.types, wish.tick, began))
+
+
+def _refuse_positions(type: str, payload: object) -> None:
+    """Whoever takes up a script again believes what its output says of how far it came. Raises
+    EventInvalid.
+    """
+    if type == OUTPUT and isinstance(payload, Mapping) and not _POSITIONS.isdisjoint(payload):
+        raise EventInvalid(
+            "The offset and cut of an output event say how far a script's own output has come.",
+            fix="Leave them out, or emit an event of another type.",
+        )
 
 
 def _fitting(found: Sequence[RunRecord]) -> Sequence[RunRecord]:

@@ -66,11 +66,13 @@ _MARKERS: Final[dict[str, tuple[Callable[[str], Said], str]]] = {
 }
 
 
-def marked(word: str, text: str) -> Said:
-    """The event a marker stands for; a warning if it is not as it should be."""
+def marked(word: str, text: str, fault: str = "") -> Said:
+    """The event a marker stands for; a warning if it is not as it should be, or has a `fault`."""
     read, form = _MARKERS[word]
     try:
-        return read(text)
+        if not fault:
+            return read(text)
     except (ValueError, RecursionError, EventInvalid) as error:
-        why = f"::{word} {text[:80]} could not be read: {str(error)[:200]}"
-        return LOG, {"level": "warning", "message": f"{why}. Write ::{word} {form}."}
+        fault = str(error)[:200]
+    why = f"::{word} {text[:80]} could not be read: {fault}"
+    return LOG, {"level": "warning", "message": f"{why}. Write ::{word} {form}."}

@@ -104,7 +104,12 @@ class Reading:
         return said + self._tell(at)
 
     def _read(self, line: str, at: float, said: list[Said]) -> None:
-        line = line[:LINE]
+        if len(line) >= LINE:
+            line = line[:LINE]
+            if (marker := MARKER.match(line)) and marker[1] == "result":
+                # Only its beginning is there; of a message that is enough.
+                said += [*self._tell(at), marked("result", marker[2], "its line is too long")]
+                return
         if "\x1b" in line:
             line = _ESCAPE.sub("", line)
         if self._ignore is not None and self._ignore.match(line):

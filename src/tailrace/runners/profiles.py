@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, get_args
 
 from tailrace.errors import InputInvalid, PathForbidden, SettingsInvalid
 from tailrace.runners.forms import KINDS
+from tailrace.runners.sweep import MARK
 
 Source = Literal["pty", "pipe", "file"]
 
@@ -201,6 +202,8 @@ def read(tables: Mapping[str, Any]) -> Profiles:
         profile = Profile(**{**given, "name": name})
         if profile.output == "file" and profile.log is None:
             raise _wrong(where, 'has output = "file", and needs a log = "{stem}.log"')
+        if profile.output != "file" and "log" in table:
+            raise _wrong(where, 'has a log, and needs output = "file" for it to be read')
         made.append(profile)
     return Profiles(made)
 
@@ -229,6 +232,8 @@ def _command(where: str, value: Any) -> tuple[str, ...]:
     words = _words(where, value)
     if not words or not any(_FILE in word for word in words):
         raise _wrong(where, 'must be words, one of them with "{file}"')
+    if any(_ARGS in word and word != _ARGS for word in words):
+        raise _wrong(where, 'must have "{args}" as a word of its own, for there may be several')
     return words
 
 
@@ -294,6 +299,8 @@ def _env(where: str, value: Any) -> Mapping[str, str]:
         for name, text in value.items()
     ):
         raise _wrong(where, "must be a table of strings")
+    if MARK in value:
+        raise _wrong(where, f"must not have {MARK}, by which a run's processes are found")
     return dict(value)
 
 

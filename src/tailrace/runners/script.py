@@ -178,8 +178,9 @@ async def execute(
     told one.
 
     `folder` is where it and its shim are found again; `told` finds out what the log has of its
-    output, if it was started before. Cancelled once, the program is asked to stop; cancelled again, it
-    is killed with all that it has started. If the sink is released, it is left alone instead.
+    output, if it was started before. Cancelled once, the program is asked to stop; cancelled
+    again, it is killed with all that it has started. If the sink is released, it is left alone
+    instead.
 
     Raises ScriptFailed for another exit code, too much output, or a program that cannot start;
     RunLost if its shim is gone, or stopped it because its server was; PathForbidden if the

@@ -300,3 +300,15 @@ async def test_the_largest_input_is_told_as_well(stage: Stage, visitor: Visitor)
     assert shown["input"] == {"name": name}
     page = (await visitor.get(f"/runs/{run}/events?format=json")).json
     assert page["events"][0]["data"]["input"] == {"name": name}
+
+
+@pytest.mark.parametrize("key", ["offset", "cut"])
+async def test_nobody_else_says_how_far_a_script_has_come(
+    stage: Stage, visitor: Visitor, key: str
+) -> None:
+    run = await stage.start()
+    body = {"events": [{"type": "output", "data": {"text": "x", key: 1_000_000}}]}
+    answer = await visitor.post(f"/runs/{run}/events", body)
+    assert (answer.status, answer.json["code"]) == (422, "event-invalid")
+    body["events"][0]["data"] = {"stream": "stdout", "text": "x"}
+    assert (await visitor.post(f"/runs/{run}/events", body)).status == 200

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tailrace.runners.markers import MARKER, marked
+from tailrace.runners.markers import LINE, MARKER, marked
+from tailrace.runners.output import Reading
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,13 @@ def test_one_that_is_wrong_is_a_warning(word: str, text: str) -> None:
 )
 def test_what_is_no_marker(line: str) -> None:
     assert MARKER.match(line) is None
+
+
+def test_one_that_is_too_long_says_so() -> None:
+    line = f'::result "{"x" * LINE}"\n'
+    for pieces in ([line], [line[:100], line[100:]], [line[:-1], "\n"]):
+        reading = Reading()
+        told = [said for piece in pieces for said in reading.feed("stdout", piece, 0.0)]
+        assert [type for type, _ in told] == ["log"]
+        assert "its line is too long. Write ::result JSON" in told[0][1]["message"]
+        assert not reading.has_result

@@ -279,6 +279,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("command", "x {file}", "must be a list of strings"),
     ("command", [], 'must be words, one of them with "{file}"'),
     ("command", ["x"], 'must be words, one of them with "{file}"'),
+    ("command", ["x", "{file}", "--all={args}"], 'must have "{args}" as a word of its own'),
+    ("env", {"TAILRACE_RUN": "x"}, "must not have TAILRACE_RUN"),
     ("command", ["x\0", "{file}"], "must be a list of strings"),
     ("output", "tty", "must be one of pty, pipe, file"),
     ("output", ["pty"], "must be one of pty, pipe, file"),
