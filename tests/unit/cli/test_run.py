@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -219,3 +220,19 @@ def test_which_file_a_server_is_asked_for(folder: Path) -> None:
     assert _file(name, "http://localhost:4000") == str(folder / name)
     assert _file(name, "https://example.org") == name
     assert _file("other.py", "http://127.0.0.1:4000") == "other.py"
+
+
+def test_what_is_no_text_cannot_be_kept(tailrace: Callable[..., Any]) -> None:
+    told = tailrace("run", "--", "echo", "a\udcffb")
+    assert told.code == 126
+    assert "is no UTF-8" in told.err
+
+
+def test_the_current_folder_is_gone(tailrace: Callable[..., Any], folder: Path) -> None:
+    away = folder / "away"
+    away.mkdir()
+    os.chdir(away)
+    away.rmdir()
+    told = tailrace("run", "--", "echo", "hi")
+    assert told.code == 125
+    assert "The current folder is not there any more" in told.err
