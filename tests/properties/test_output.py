@@ -10,7 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tailrace.protocol.events import draft
-from tailrace.runners.output import KINDS, Reading, Said
+from tailrace.runners.forms import KINDS
+from tailrace.runners.markers import Said
+from tailrace.runners.output import Reading
 
 LINES = [
     "Epoch 1:  30%|███       | 3/10 [00:01<00:02,  1.9it/s]",

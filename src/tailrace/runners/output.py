@@ -1,11 +1,7 @@
 """What a program's text says: how far it is, what it logs, what comes of it. Pure.
 
-Progress is recognised in what tools print anyway. What a program wants to be sure of it prints
-as a marker, at the very start of a line, in any language:
-
-    ::progress 3/10 message        or 45% message, or 3 message
-    ::log LEVEL message            debug, info, warning, error, critical
-    ::result {"any": "JSON"}
+Progress is recognised in what tools print anyway (`forms`). What a program wants to be sure of it
+prints as a marker, at the very start of a line (`markers`).
 """
 
 from __future__ import annotations
@@ -217,5 +213,3 @@ class _Pace:
         if whole is not None and done > 0 and elapsed > 0:
             payload["eta_seconds"] = round(elapsed * max(whole - value, 0) / done, 1)
 
-
-__all__ = ["KINDS", "LINE", "PAUSE_SECONDS", "Reading", "Said"]

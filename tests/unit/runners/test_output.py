@@ -8,7 +8,9 @@ import pytest
 
 from tailrace.errors import SettingsInvalid
 from tailrace.protocol.events import MAX_EVENT_BYTES, draft
-from tailrace.runners.output import KINDS, LINE, PAUSE_SECONDS, Reading, Said
+from tailrace.runners.forms import KINDS
+from tailrace.runners.markers import LINE, Said
+from tailrace.runners.output import PAUSE_SECONDS, Reading
 
 BAR = "━" * 16
 
