@@ -212,4 +212,3 @@ class _Pace:
         done, elapsed = value - self.first, at - self._since
         if whole is not None and done > 0 and elapsed > 0:
             payload["eta_seconds"] = round(elapsed * max(whole - value, 0) / done, 1)
-
