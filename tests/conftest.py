@@ -7,6 +7,11 @@ from hypothesis import settings
 # Ignored by whoever started us (`nohup make test`), it would be ignored by all that we start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# Those of whoever runs the tests must not close the servers that the tests start.
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
+os.environ.pop("TAILRACE_KEYS", None)
+os.environ.pop("TAILRACE_KEY", None)
+
 settings.register_profile("dev", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("ci", deadline=None, max_examples=300, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

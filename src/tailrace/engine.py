@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, Self, overload
+from typing import Any, Concatenate, ParamSpec, Self, overload
 
 from tailrace import builtin
 from tailrace.decorator import Decorator
@@ -22,6 +22,7 @@ from tailrace.farewell import chained, signs
 from tailrace.hub import Hub
 from tailrace.operations import Operation, Operations
 from tailrace.outcome import Outcome, settle
+from tailrace.protocol.access import LOCAL
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal
@@ -33,9 +34,6 @@ from tailrace.upkeep import Upkeep
 from tailrace.wish import check_same, wished
 
 P = ParamSpec("P")
-
-LOCAL: Final = "local"
-"""The principal of whoever is not told apart: this process, or an open server's callers."""
 
 
 class Engine:
@@ -55,6 +53,8 @@ class Engine:
         dispatcher: Dispatcher | None = None,
     ) -> None:
         self.log = open_log(log, retention)
+        self.identify: Callable[[Any], Any] | None = None
+        """Finds out who asks for something over HTTP; see `Tailrace`."""
         self.operations = Operations()
         self._hub = Hub(self.log, self.start)
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
@@ -328,12 +328,12 @@ class Engine:
             )
         return record
 
-    async def watchable(self, run: str, principal: str) -> RunRecord:
+    async def watchable(self, run: str, principal: str | None) -> RunRecord:
         """`record`, for those who only want to watch: where the run is watched already, the
         snapshot may be a second old.
         """
         known = self._hub.known(run)
-        if known is not None and known.principal == principal:
+        if known is not None and principal in (None, known.principal):
             return known
         return await self.record(run, principal)
 
@@ -351,15 +351,18 @@ class Engine:
         await settle(self.log, record, Outcome(Signal.CANCEL, reason=reason), patient=False)
         return await self.record(run)
 
-    async def rerun(self, run: str, principal: str | None = None) -> RunRecord:
-        """Start another run with the operation, input, timeout and abandon_after of this one; its
-        snapshot. Raises RunUnknown, also for a run of another principal, and as `submit` does.
+    async def rerun(
+        self, run: str, principal: str | None = None, owner: str | None = None
+    ) -> RunRecord:
+        """Start another run with the operation, input, timeout and abandon_after of this one, for
+        `owner` or this one's; its snapshot. Raises RunUnknown, also for a run of another
+        principal, and as `submit` does.
         """
         old = await self.record(run, principal)
         new, _ = await self.submit(
             old.operation,
             loads(old.input),
-            principal=old.principal,
+            principal=owner or old.principal,
             timeout=old.timeout,
             abandon_after=old.abandon_after,
         )

@@ -11,6 +11,9 @@
     │   ├── OperationUnknown   404
     │   ├── RunUnknown         404   also for a run that belongs to somebody else
     │   ├── PathForbidden      403   a file outside the allowed roots
+    │   ├── Unauthorized       401   nobody knows who asks
+    │   ├── ScopeMissing       403   who asks may not do that
+    │   ├── HostForbidden      403   the server does not answer to that name
     │   ├── OriginForbidden    403   another site's page asks for what starts something
     │   ├── BodyNotJson        415
     │   ├── BodyTooLarge       413
@@ -140,6 +143,30 @@ class PathForbidden(RequestError):
     status = 403
     code = "path-forbidden"
     title = "That file may not be run"
+
+
+class Unauthorized(RequestError):
+    """A request without a key, or with one that is unknown, revoked or expired."""
+
+    status = 401
+    code = "unauthorized"
+    title = "Who is asking?"
+
+
+class ScopeMissing(RequestError):
+    """A key that is good, but not for this."""
+
+    status = 403
+    code = "scope-missing"
+    title = "That key is not for this"
+
+
+class HostForbidden(RequestError):
+    """The request names a host that this server does not answer to."""
+
+    status = 403
+    code = "host-forbidden"
+    title = "The server does not answer to that name"
 
 
 class OriginForbidden(RequestError):

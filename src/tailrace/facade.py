@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -11,11 +13,16 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
+from tailrace.eventlog.contract import EventLog
 from tailrace.http import app, problems, runs, scripts
 from tailrace.http.asking import asked
 from tailrace.http.stream import RunStream, Telling
+from tailrace.protocol.access import Access
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.wire import RUN
+
+Identify = Callable[[Request], str | Access | Awaitable[str | Access]]
+"""Finds out who asks."""
 
 
 class Tailrace(Engine):
@@ -29,8 +36,24 @@ class Tailrace(Engine):
         app = FastAPI(lifespan=runs.lifespan)
         app.mount("/tailrace", runs.asgi)        # or: app.include_router(runs.router)
 
-    The parameters are those of `Engine`.
+    The parameters are those of `Engine`, and `principal`: who is asking, from the request. It
+    answers a name (or an `Access`, with scopes), may be a coroutine function, and may raise what
+    refuses the request (`tailrace.errors.Unauthorized`, starlette's HTTPException). Runs belong
+    to whoever starts them; to everybody else they do not exist. Without it, all requests are of
+    one principal.
+
+        runs = Tailrace(principal=lambda request: request.state.user.name)
     """
+
+    def __init__(
+        self,
+        log: str | Path | EventLog | None = None,
+        *,
+        principal: Identify | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(log, **options)
+        self.identify = principal
 
     @cached_property
     def asgi(self) -> FastAPI:

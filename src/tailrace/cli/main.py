@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "watch": "tailrace.cli.watch:watch",
     "replay": "tailrace.cli.watch:replay",
     "runs": "tailrace.cli.runs:runs",
+    "keys": "tailrace.cli.keys:keys",
 }
 
 _EPILOG: Final = """\

@@ -17,6 +17,8 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_URL: Final = "http://127.0.0.1:4000"
 ENV: Final = "TAILRACE_URL"
+KEY: Final = "TAILRACE_KEY"
+"""The environment variable with the key for the server. Not an option: others can read those."""
 
 _COMPLETION_SECONDS: Final = 1.0
 _ADDRESS_SECONDS: Final = 0.3
@@ -37,6 +39,11 @@ def base_url(url: str | None) -> str:
     """The server to speak to: `--url`, or TAILRACE_URL, or the default."""
     chosen = (url or os.environ.get(ENV) or DEFAULT_URL).strip().rstrip("/")
     return chosen if "://" in chosen else f"http://{chosen}"
+
+
+def key() -> str | None:
+    """The key to send, if there is one."""
+    return os.environ.get(KEY) or None
 
 
 class Target(NamedTuple):
@@ -81,7 +88,7 @@ async def address(run: str) -> str | None:
         from tailrace.client import AsyncClient
 
         base = base_url(None)
-        async with AsyncClient(base) as client, asyncio.timeout(_ADDRESS_SECONDS):
+        async with AsyncClient(base, token=key()) as client, asyncio.timeout(_ADDRESS_SECONDS):
             await client.run(run)
     except Exception:  # noqa: BLE001 - nobody has asked for a server
         return None
@@ -102,7 +109,7 @@ def complete_run(
 
         with (
             httpx2.Client(timeout=_COMPLETION_SECONDS, trust_env=False) as http,
-            Client(base_url(ctx.params.get("url")), http=http) as client,
+            Client(base_url(ctx.params.get("url")), token=key(), http=http) as client,
         ):
             found = client.runs(limit=100).runs
         return [
@@ -121,6 +128,7 @@ __all__ = [
     "address",
     "base_url",
     "complete_run",
+    "key",
     "shown",
     "target",
     "url_option",

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from tailrace.cli.remote import url_option
+from tailrace.cli.remote import key, url_option
 
 if TYPE_CHECKING:
     from tailrace.cli.main import Wishes
@@ -158,7 +158,7 @@ def _there(argv: tuple[str, ...], options: dict[str, Any]) -> int:
 
     base = base_url(options["url"])
     given = {"file": _file(argv[0], base), "args": list(argv[1:])}
-    with Client(base) as client:
+    with Client(base, token=key()) as client:
         try:
             snapshot = client.start("script", given, timeout=options["timeout"])
         except OperationUnknown as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tailrace.cli.remote import base_url, complete_run, shown, url_option
+from tailrace.cli.remote import base_url, complete_run, key, shown, url_option
 
 if TYPE_CHECKING:
     from tailrace.client import Client
@@ -37,7 +37,7 @@ def ls(url: str | None, state: str | None, limit: int, as_json: bool) -> None:
 
     found: list[dict[str, Any]] = []
     cursor: str | None = None
-    with Client(base_url(url)) as client:
+    with Client(base_url(url), token=key()) as client:
         while len(found) < limit:
             size = min(limit - len(found), _PAGE)
             page = client.runs(state=state, limit=size, cursor=cursor)
@@ -82,7 +82,7 @@ def show(id: str, url: str | None, as_json: bool) -> None:
     from tailrace.protocol.events import to_json
 
     base = base_url(url)
-    with Client(base) as client:
+    with Client(base, token=key()) as client:
         run = client.run(id)
     if as_json:
         click.echo(to_json(run))
@@ -107,7 +107,7 @@ def rerun(id: str, url: str | None, as_json: bool) -> None:
     from tailrace.client import Client
     from tailrace.protocol.events import to_json
 
-    with Client(base_url(url)) as client:
+    with Client(base_url(url), token=key()) as client:
         run = client.rerun(id)
     click.echo(to_json(run) if as_json else run["id"])
 
@@ -159,7 +159,7 @@ def _each(ids: tuple[str, ...], url: str | None, act: Callable[[Client, str], st
     from tailrace.errors import ServerUnreachable, TailraceError
 
     code = 0
-    with Client(base_url(url)) as client:
+    with Client(base_url(url), token=key()) as client:
         for id in ids:
             try:
                 click.echo(act(client, id), err=True)

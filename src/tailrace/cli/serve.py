@@ -48,13 +48,33 @@ import click
     "timeout and limits for scripts; [profiles.NAME] says how a kind of script is run.",
 )
 @click.option(
+    "--keys",
+    metavar="FILE",
+    help="The file with the keys. [default: that of `tailrace keys`]",
+)
+@click.option(
     "--no-auth",
     is_flag=True,
-    help="Accepted, and changes nothing yet: there are no keys so far, with or without it, so "
-    "whoever can connect from this machine may start, read and cancel runs.",
+    default=None,
+    help="Let everybody of this machine in, though there are keys.",
 )
-def serve(no_auth: bool, **flags: Any) -> None:
-    """Serve runs over HTTP, on this machine only.
+@click.option(
+    "--allow-host",
+    metavar="NAME",
+    multiple=True,
+    help="A further name by which the server is called, as behind a proxy. May be repeated.",
+)
+@click.option(
+    "--allow-origin",
+    metavar="ORIGIN",
+    multiple=True,
+    help="A site whose pages may call the server, like https://app.example.com. May be repeated.",
+)
+def serve(**flags: Any) -> None:
+    """Serve runs over HTTP: on this machine, or on others as well once there are keys.
+
+    As long as `tailrace keys create` has made no key, whoever can connect from this machine may
+    start, read and cancel runs. The first key closes the server for everybody without one.
 
     With MODULE:APP, serve any ASGI app instead, from the folder you are in. One that mounts
     Tailrace gets its watchers for a fraction of what they cost elsewhere.
@@ -62,7 +82,6 @@ def serve(no_auth: bool, **flags: Any) -> None:
     Each option may also be an environment variable (TAILRACE_PORT, TAILRACE_ALLOW_ROOT, …) or
     stand in the --config file. Flags win over the environment, and that over the file.
     """
-    del no_auth
     import logging
 
     from tailrace.server import app as server

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailrace.cli.remote import Target, complete_run, target, url_option
+from tailrace.cli.remote import Target, complete_run, key, target, url_option
 
 if TYPE_CHECKING:
     from tailrace.cli.screen import Screen
@@ -99,7 +99,7 @@ def _watching(
 
     screen = Screen(quiet=options["quiet"])
     cuts = _Cuts(screen)
-    with Client(where.base, sleep=cuts.pause) as client:
+    with Client(where.base, token=key(), sleep=cuts.pause) as client:
         watching = Watching(client, where, screen, cuts, url=url, options=options)
         try:
             yield watching

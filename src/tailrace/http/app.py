@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import LogError
-from tailrace.http import problems, reference, runs, scripts
+from tailrace.http import openapi, problems, reference, runs, scripts
+from tailrace.http.access import guarding
 from tailrace.http.crowd import Crowd
 from tailrace.protocol.runs import RunQuery
 
@@ -89,7 +90,9 @@ def build(engine: Engine) -> FastAPI:
             return PlainTextResponse("The server is going away.\n", 503)
         return PlainTextResponse("ready\n")
 
-    @app.get(
+    guarded = APIRouter(route_class=guarding(engine), responses=openapi.ANY_PROBLEM)
+
+    @guarded.get(
         "/metrics",
         tags=["server"],
         summary="Prometheus metrics",
@@ -105,6 +108,7 @@ def build(engine: Engine) -> FastAPI:
             media_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
+    app.include_router(guarded)
     return app
 
 

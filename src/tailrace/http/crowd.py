@@ -11,13 +11,16 @@ from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from tailrace.engine import LOCAL, Engine
+from tailrace.engine import Engine
 from tailrace.errors import TailraceError
+from tailrace.http.access import check, identified
 from tailrace.http.asking import Asked, asked
 from tailrace.http.runs import mounted, told
 from tailrace.http.stream import RunStream
+from tailrace.protocol.access import WATCH
 from tailrace.protocol.wire import LAST_EVENT_ID
 
 _PATH: Final = re.compile(r"/runs/([^/]+)/events")
@@ -47,8 +50,10 @@ class Crowd:
         if wish is None or wish.projection is None:
             return False
         try:
-            record = await self._engine.watchable(match[1], LOCAL)
-        except TailraceError:
+            access = await identified(self._engine, scope)
+            check(access, WATCH)
+            record = await self._engine.watchable(match[1], access.sees)
+        except (TailraceError, HTTPException):
             return False
         telling = told(record, wish, wish.projection, wish.cursor)
         await RunStream(self._engine.hub, record.id, telling)(scope, receive, send)

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tailrace.cohort import Manner
-from tailrace.engine import LOCAL, Engine
+from tailrace.engine import Engine
 from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown
 from tailrace.http.feeds import Streaming
 from tailrace.outlet import End
@@ -73,9 +73,13 @@ def positions(text: str) -> tuple[int, dict[str, Cursor]] | None:
 class Many:
     """The joint feed of many runs: what `subscription.Subscription` is for one."""
 
-    def __init__(self, engine: Engine, names: Sequence[str] | None, vector: str) -> None:
+    def __init__(
+        self, engine: Engine, sees: str | None, names: Sequence[str] | None, vector: str
+    ) -> None:
+        """`sees`: whose runs; None for everybody's."""
         self.end: End | None = None
         self._engine = engine
+        self._sees = sees
         self._names = names
         self._known = positions(vector)
         self._ordinal = 0 if self._known is None else self._known[0]
@@ -146,8 +150,8 @@ class Many:
                     await self._join(run, self._known)
             return
         if self._known is None:
-            newest = await self._engine.find(RunQuery(principal=LOCAL, limit=1))
-            query = RunQuery(principal=LOCAL, states=ACTIVE, limit=MAX_RUNS, oldest_first=True)
+            newest = await self._engine.find(RunQuery(principal=self._sees, limit=1))
+            query = RunQuery(principal=self._sees, states=ACTIVE, limit=MAX_RUNS, oldest_first=True)
             active = await self._engine.find(query)
             for record in active:
                 await self._join(record.id, None)
@@ -159,7 +163,7 @@ class Many:
             return
         for run in self._known[1]:
             with contextlib.suppress(RunUnknown):
-                await self._engine.record(run, LOCAL)
+                await self._engine.record(run, self._sees)
                 await self._join(run, self._known)
 
     async def _discover(self) -> None:
@@ -170,7 +174,7 @@ class Many:
         if self._names is not None or room <= 0 or now - self._looked_at < _DISCOVER_SECONDS:
             return
         self._looked_at = now
-        query = RunQuery(principal=LOCAL, since=self._ordinal, limit=room, oldest_first=True)
+        query = RunQuery(principal=self._sees, since=self._ordinal, limit=room, oldest_first=True)
         for record in await self._engine.find(query):
             self._ordinal = record.ordinal
             await self._join(record.id, None)
@@ -228,9 +232,11 @@ class Many:
 class ManyStream(Streaming):
     """A response that streams many runs."""
 
-    def __init__(self, engine: Engine, names: Sequence[str] | None, vector: str) -> None:
+    def __init__(
+        self, engine: Engine, sees: str | None, names: Sequence[str] | None, vector: str
+    ) -> None:
         super().__init__(engine.hub, Manner(stream("events")))
-        self._feed = Many(engine, names, vector)
+        self._feed = Many(engine, sees, names, vector)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -45,7 +45,9 @@ logger = logging.getLogger("tailrace.http")
 
 def response(error: TailraceError) -> Response:
     """The answer that tells of `error`."""
-    return Response(to_json(document(error)), error.status, PRIVATE, PROBLEM)
+    # RFC 9110, 11.6.1: a 401 must say how one is asked to identify oneself.
+    asks = {"www-authenticate": 'Bearer realm="tailrace"'} if error.status == 401 else {}
+    return Response(to_json(document(error)), error.status, {**PRIVATE, **asks}, PROBLEM)
 
 
 def unexpected(error: Exception) -> Response:

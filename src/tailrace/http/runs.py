@@ -11,14 +11,15 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from starlette.types import Scope
 
 from tailrace.cohort import Manner
-from tailrace.engine import LOCAL, Engine
+from tailrace.engine import Engine
 from tailrace.errors import EventInvalid, InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer, progressed
 from tailrace.http import openapi
+from tailrace.http.access import asker, guarding
 from tailrace.http.asking import Asked, asked, cursor
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
-from tailrace.http.problems import PRIVATE, ProblemRoute
+from tailrace.http.problems import PRIVATE
 from tailrace.http.shapes import AppendEvents, StartRun
 from tailrace.http.stream import RunStream, Telling
 from tailrace.projections import Projection
@@ -48,7 +49,7 @@ _Run = Annotated[str, Path(description="The run's id", examples=["run_abcdefghij
 
 def router(engine: Engine) -> APIRouter:
     """All endpoints of one engine's runs, to be included anywhere."""
-    routes = APIRouter(route_class=ProblemRoute, tags=["runs"], responses=openapi.ANY_PROBLEM)
+    routes = APIRouter(route_class=guarding(engine), tags=["runs"], responses=openapi.ANY_PROBLEM)
     face = _Runs(engine)
 
     def add(method: str, path: str, endpoint: Any, summary: str, **options: Any) -> None:
@@ -94,7 +95,7 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
 
 
 class _Runs:
-    """The endpoints. Who asks is LOCAL until there are keys."""
+    """The endpoints."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -127,7 +128,7 @@ class _Runs:
         record, is_new = await self._engine.submit(
             body.operation,
             body.input,
-            principal=LOCAL,
+            principal=asker(request).principal,
             timeout=body.timeout,
             abandon_after=body.abandon_after,
             key=idempotency_key,
@@ -139,7 +140,7 @@ class _Runs:
         `Accept: text/event-stream` the answer is the stream itself.
         """
         wish = asked(request.headers, request.query_params, default="json")
-        record = await self._engine.rerun(run, LOCAL)
+        record = await self._engine.rerun(run, asker(request).sees, asker(request).principal)
         return self._begun(request, wish, record, is_new=True)
 
     def _begun(self, request: Request, wish: Asked, record: RunRecord, *, is_new: bool) -> Response:
@@ -180,7 +181,7 @@ class _Runs:
     ) -> Response:
         """A page of runs; `next` is the cursor of the following one, or null."""
         query = RunQuery(
-            principal=LOCAL,
+            principal=asker(request).sees,
             states=_states(state),
             operation=operation,
             text=q,
@@ -199,17 +200,17 @@ class _Runs:
 
     async def show(self, request: Request, run: _Run) -> Response:
         """State, progress, result or error, times, last event id, links."""
-        return answer(snapshot(await self._record(run), prefix(request)))
+        return answer(snapshot(await self._record(request, run), prefix(request)))
 
-    async def forget(self, run: _Run) -> Response:
+    async def forget(self, request: Request, run: _Run) -> Response:
         """204; 409 while the run is active."""
-        await self._record(run)
+        await self._record(request, run)
         await self._engine.forget(run)
         return Response(status_code=204)
 
     async def cancel(self, request: Request, run: _Run) -> Response:
         """202 and the run, which ends soon; the same for one that has ended already."""
-        await self._record(run)
+        await self._record(request, run)
         record = await self._engine.cancel(run)
         return answer(snapshot(record, prefix(request)), 202)
 
@@ -217,12 +218,12 @@ class _Runs:
         """The events after `Last-Event-ID` or `?after=`, then live to the end."""
         wish = asked(request.headers, request.query_params)
         if wish.projection is None:
-            return await self._page(await self._record(run), wish)
+            return await self._page(await self._record(request, run), wish)
         if wish.speed is None:
-            record = await self._engine.watchable(run, LOCAL)
+            record = await self._engine.watchable(run, asker(request).sees)
             telling = told(record, wish, wish.projection, wish.cursor)
             return RunStream(self._engine.hub, run, telling)
-        record = await self._record(run)
+        record = await self._record(request, run)
         telling = told(record, wish, wish.projection, wish.cursor)
         if not record.ended:
             raise RunActive(
@@ -241,13 +242,13 @@ class _Runs:
     ) -> Response:
         """The bytes a script wrote, live to the end."""
         after = cursor(request.query_params)
-        await self._engine.watchable(run, LOCAL)
+        await self._engine.watchable(run, asker(request).sees)
         telling = Telling(after, Manner(Output(stream)))
         return RunStream(self._engine.hub, run, telling)
 
-    async def append(self, run: _Run, body: AppendEvents) -> Response:
+    async def append(self, request: Request, run: _Run, body: AppendEvents) -> Response:
         """Exactly once for a named producer, however often the request is repeated."""
-        record = await self._record(run)
+        record = await self._record(request, run)
         at = self._engine.now()
         for event in body.events:
             _refuse_positions(event.type, event.data)
@@ -276,18 +277,19 @@ class _Runs:
         """One stream of many runs: those named, or all that are going on and come."""
         names = chosen_runs(runs)
         for run in names or ():
-            await self._record(run)
+            await self._record(request, run)
         vector = request.headers.get(LAST_EVENT_ID) or request.query_params.get("after", "")
         _, known = positions(vector) or (0, {})
         for run, after in known.items():
             # In the stream it would be too late: a client that comes back with the same
             # vector would be refused for ever.
             with contextlib.suppress(RunUnknown):
-                resume(after, (await self._record(run)).extent)
-        return ManyStream(self._engine, names, vector)
+                resume(after, (await self._record(request, run)).extent)
+        return ManyStream(self._engine, asker(request).sees, names, vector)
 
-    async def _record(self, run: str) -> RunRecord:
-        return await self._engine.record(run, LOCAL)
+    async def _record(self, request: Request, run: str) -> RunRecord:
+        """Everything about a run begins here: of others' there is none."""
+        return await self._engine.record(run, asker(request).sees)
 
     async def _page(self, record: RunRecord, wish: Asked) -> Response:
         after = wish.cursor

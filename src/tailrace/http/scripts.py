@@ -15,9 +15,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, ValidationError
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from tailrace.cohort import Manner
-from tailrace.engine import LOCAL, Engine
+from tailrace.engine import Engine
 from tailrace.errors import (
     CursorMalformed,
     FormatUnknown,
@@ -27,8 +28,9 @@ from tailrace.errors import (
     RunUnknown,
 )
 from tailrace.http import body, openapi
+from tailrace.http.access import asker, guarding
 from tailrace.http.asking import asked
-from tailrace.http.problems import ProblemRoute
+from tailrace.http.origins import is_strangers
 from tailrace.http.runs import Key, prefix
 from tailrace.http.shapes import RunFile
 from tailrace.http.stream import RunStream, Telling
@@ -46,7 +48,9 @@ _START: Final = Cursor(0, 0)
 
 def router(engine: Engine) -> APIRouter:
     """The endpoint, for both methods."""
-    routes = APIRouter(route_class=ProblemRoute, tags=["scripts"], responses=openapi.ANY_PROBLEM)
+    routes = APIRouter(
+        route_class=guarding(engine), tags=["scripts"], responses=openapi.ANY_PROBLEM
+    )
     face = _Scripts(engine)
     told: tuple[tuple[str, Any, dict[str, Any]], ...] = (
         ("GET", face.get, openapi.RUN_FILE_GET),
@@ -67,7 +71,7 @@ class _Query(RunFile):
 
 
 class _Scripts:
-    """The endpoint. Who asks is LOCAL until there are keys."""
+    """The endpoint."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -91,15 +95,15 @@ class _Scripts:
         return await self._told(request, _checked(RunFile, await request.json()), idempotency_key)
 
     async def _told(self, request: Request, wish: RunFile, key: str | None = None) -> Response:
-        _refuse_strangers(request.headers)
+        _refuse_strangers(request.scope)
         # Before anything is started: what cannot be told must not run.
         projection = _projection(wish.format, request.headers)
         going_on = _position(request)
         if going_on is None:
-            record, cursor = await self._started(wish, key), _START
+            record, cursor = await self._started(request, wish, key), _START
         else:
             run, cursor = going_on
-            record = await self._engine.watchable(run, LOCAL)
+            record = await self._engine.watchable(run, asker(request).sees)
         began = record.started_at or record.created_at
         manner = Manner(projection, None, wish.tick, began, in_silence=True)
         shown = "text" if isinstance(projection, NamedText) else projection.name
@@ -109,7 +113,7 @@ class _Scripts:
         }
         return _Stream(self._engine.hub, record.id, Telling(cursor, manner), headers=headers)
 
-    async def _started(self, wish: RunFile, key: str | None) -> RunRecord:
+    async def _started(self, request: Request, wish: RunFile, key: str | None) -> RunRecord:
         if self._engine.operations.find(_OPERATION) is None:
             raise OperationUnknown(
                 "This server runs no scripts.",
@@ -120,7 +124,7 @@ class _Scripts:
         record, _ = await self._engine.submit(
             _OPERATION,
             {"file": wish.file_path} | {name: value for name, value in given.items() if value},
-            principal=LOCAL,
+            principal=asker(request).principal,
             timeout=wish.timeout,
             abandon_after=wish.abandon_after,
             key=key,
@@ -148,13 +152,11 @@ class _Stream(RunStream):
         return f"{self._run}:{cursor}"
 
 
-def _refuse_strangers(headers: Headers) -> None:
+def _refuse_strangers(scope: Scope) -> None:
     """Any page of the web can have a browser on this machine send this request, as an image's
-    address: nothing in it needs the consent that JSON does (Fetch Metadata, W3C). Raises
-    OriginForbidden.
+    address, or by a link: nothing in it needs the consent that JSON does. Raises OriginForbidden.
     """
-    site = headers.get("sec-fetch-site", "none")
-    if site not in ("none", "same-origin"):
+    if is_strangers(scope):
         raise OriginForbidden(
             "A page of another site asked to run a script.",
             fix="Ask from a page of this server, or from a program.",

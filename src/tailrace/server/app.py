@@ -22,6 +22,8 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tailrace.errors import SettingsInvalid
 from tailrace.facade import Tailrace
+from tailrace.http.origins import Gate
+from tailrace.server.entrance import Entrance
 from tailrace.server.listener import BACKLOG, bracketed, listen, raise_limit, url
 from tailrace.server.protocol import Protocol
 from tailrace.server.settings import Settings
@@ -67,14 +69,16 @@ Or a script, in one breath:
 """
 
 
-def build(settings: Settings) -> Tailrace:
-    """The engine and its app (`.asgi`), as the settings say; nothing is opened yet.
+def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
+    """The engine and its app (`.asgi`), as the settings say; nothing is opened yet. Without an
+    `entrance` everybody is let in.
 
     Raises SettingsInvalid for a log nobody knows how to open, or one that cannot keep scripts
     that survive; NotADirectoryError for a root that is no folder.
     """
     try:
-        runs = Tailrace(settings.log, grace=settings.grace)
+        identify = None if entrance is None else entrance.identify
+        runs = Tailrace(settings.log, grace=settings.grace, principal=identify)
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, sqlite:PATH, or memory:.") from None
     if settings.allow_root:
@@ -164,11 +168,14 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
     `say` gets one line, with the URL, once requests are answered. Raises AddressUnusable,
     SettingsInvalid, LogError.
     """
-    runs = build(settings) if settings.app is None else None
-    served = runs.asgi if runs is not None else _found(str(settings.app))
+    entrance = Entrance(settings)
+    runs = build(settings, entrance) if settings.app is None else None
+    served = Gate(runs.asgi, entrance.origins) if runs is not None else _found(str(settings.app))
+    # Somebody's own app has its own ways to know who asks, and we none to know of them.
+    is_guarded = runs is not None and entrance.is_guarded
     Protocol.max_connections = raise_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    with listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port, is_guarded=is_guarded) as listener:
         here = url(listener)
         config = uvicorn.Config(
             served,

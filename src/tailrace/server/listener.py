@@ -49,13 +49,14 @@ def raise_limit() -> int | None:
     return max(soft - _RESERVED, soft // 2)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at a loopback address; port 0 has one chosen.
+def listen(host: str, port: int, *, is_guarded: bool = False) -> socket.socket:
+    """A socket that listens at a loopback address, or at any where there `is_guarded`; port 0
+    has one chosen.
 
-    Raises AddressUnusable: for an address that others than this machine can reach (there
-    are no keys yet), one that is taken, and one that is not this machine's.
+    Raises AddressUnusable: for an address that others than this machine can reach, though
+    nobody is asked for a key, one that is taken, and one that is not this machine's.
     """
-    family, address = _resolved(host, port)
+    family, address = _resolved(host, port, is_guarded=is_guarded)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":
@@ -80,7 +81,7 @@ def _settle(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS)
 
 
-def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+def _resolved(host: str, port: int, *, is_guarded: bool) -> tuple[socket.AddressFamily, Any]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
@@ -91,11 +92,13 @@ def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     found.sort(key=lambda entry: entry[0] is not socket.AF_INET)
     family, _, _, _, address = found[0]
     # What is looked at is what will be bound, not the name.
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    is_ours = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+    if not is_ours and not is_guarded:
         raise AddressUnusable(
-            f"{host} can be reached from other machines, and there are no keys yet: "
+            f"{host} can be reached from other machines, and no key is asked for: "
             "whoever reaches it could start and read everything.",
-            fix=f"Use --host 127.0.0.1, and from elsewhere `ssh -L {port}:127.0.0.1:{port} HOST`.",
+            fix="Make a key first: tailrace keys create --name NAME --scopes run,watch. Or use "
+            f"--host 127.0.0.1, and from elsewhere `ssh -L {port}:127.0.0.1:{port} HOST`.",
         )
     return family, address
 

@@ -34,7 +34,10 @@ class Settings:
     are kept: a path, `sqlite:PATH` or `memory:`. `allow_root`: the folders scripts may be run
     from; without any there is no operation `script`. `grace`: seconds that a run which is
     asked to stop may take. `app`: somebody's ASGI app to serve instead of Tailrace's own, as
-    `module:app`. `config`: the file some of it was read from.
+    `module:app`. `config`: the file some of it was read from. `keys`: the file with the keys;
+    None: that of this user. `no_auth`: let everybody of this machine in, though there are keys.
+    `allow_host`: further names by which the server is called. `allow_origin`: sites whose pages
+    may call it, like https://app.example.com.
 
     Of scripts: `survives`: they go on when the server ends, and the next start takes them up.
     `at_once`: how many run at the same time, the others are queued. `timeout`: seconds, for
@@ -53,6 +56,10 @@ class Settings:
     timeout: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     profiles: Profiles | None = None
+    keys: Path | None = None
+    no_auth: bool = False
+    allow_host: tuple[str, ...] = ()
+    allow_origin: tuple[str, ...] = ()
     config: Path | None = None
 
 
@@ -170,6 +177,22 @@ def _roots(value: Any, folder: Path) -> tuple[Path, ...]:
     return roots
 
 
+def _file(value: Any, folder: Path) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("a file")
+    return folder / Path(value).expanduser()
+
+
+def _names(value: Any, folder: Path) -> tuple[str, ...]:
+    del folder
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(
+        isinstance(name, str) and name.strip() for name in listed
+    ):
+        raise ValueError("a name, or a list of names")
+    return tuple(name.strip() for name in listed)
+
+
 def _app(value: Any, folder: Path) -> str:
     del folder
     if not isinstance(value, str) or not all(value.partition(":")[::2]):
@@ -225,6 +248,10 @@ _READ: Final[dict[str, tuple[Callable[[Any, Path], Any], str]]] = {
     "allow_root": (_roots, "Give a folder with the scripts that may be run."),
     "grace": (_seconds(_MAX_GRACE), f"Give something like {GRACE_SECONDS:g}."),
     "app": (_app, "Give something like main:app."),
+    "keys": (_file, "Give the file that `tailrace keys create --file FILE` makes."),
+    "allow_host": (_names, "Give names like tailrace.example.com."),
+    "allow_origin": (_names, "Give origins like https://app.example.com."),
+    "no_auth": (_switch, "Leave it out, and keys are asked for once there are any."),
     "survives": (_switch, "Leave it out, and scripts end with the server."),
     "at_once": (_count, "Give how many scripts may run at the same time, like 10."),
     "timeout": (_seconds(_MAX_TIMEOUT), "Give something like 3600, or leave it out for none."),
@@ -235,7 +262,10 @@ _READ: Final[dict[str, tuple[Callable[[Any, Path], Any], str]]] = {
 }
 
 _TABLES: Final = {
-    "server": ("host", "port", "log", "allow_root", "grace", "app"),
+    "server": (
+        *("host", "port", "log", "allow_root", "grace", "app"),
+        *("keys", "allow_host", "allow_origin"),
+    ),
     "scripts": ("survives", "at_once", "timeout", *_LIMITS),
 }
 
@@ -248,6 +278,7 @@ _FORM: Final = (
 _SAID: Final = {
     **{name: (name.upper(), f"--{name.replace('_', '-')}") for name in _TABLES["server"]},
     "app": ("APP", "APP"),
+    "no_auth": ("NO_AUTH", "--no-auth"),
     "survives": ("SURVIVE", "--survive"),
     "at_once": ("AT_ONCE", "--at-once"),
 }

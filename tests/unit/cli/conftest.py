@@ -48,8 +48,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     build, servers, said = app.build, [], []
     is_ready = threading.Event()
 
-    def built(settings: Settings) -> Tailrace:
-        runs = build(settings)
+    def built(settings: Settings, *more: Any) -> Tailrace:
+        runs = build(settings, *more)
         for function in (crunch, hang, broken):
             runs.operation(function)
         return runs

@@ -29,7 +29,9 @@ def test_flags_become_settings(
     )  # fmt: skip
     assert (told.code, told.out, told.err) == (0, "", "")
     roots = ((tmp_path / "a").resolve(), (tmp_path / "b").resolve())
-    assert served == [Settings(host="::1", port=0, log="memory:", allow_root=roots, grace=2.0)]
+    assert served == [
+        Settings(host="::1", port=0, log="memory:", allow_root=roots, grace=2.0, no_auth=True)
+    ]
 
 
 def test_flags_for_scripts(tailrace: Callable[..., Any], served: list[Settings]) -> None:
@@ -84,7 +86,7 @@ def test_what_is_wrong_in_a_file(
 def test_an_address_that_others_can_reach(tailrace: Callable[..., Any]) -> None:
     told = tailrace("serve", "--host", "0.0.0.0", "--port", "0", "--log", "memory:", "--no-auth")
     assert told.code == 125
-    assert "no keys yet" in told.err
+    assert "no key is asked for" in told.err
     assert len(told.err.splitlines()) == 2
 
 
@@ -96,5 +98,6 @@ def test_a_port_that_is_taken(tailrace: Callable[..., Any]) -> None:
     assert f"127.0.0.1:{port}: another program" in told.err
 
 
-def test_the_help_says_what_no_auth_is_worth(tailrace: Callable[..., Any]) -> None:
-    assert "changes nothing yet" in " ".join(tailrace("serve", "--help").out.split())
+def test_the_help_says_what_a_key_does(tailrace: Callable[..., Any]) -> None:
+    said = " ".join(tailrace("serve", "--help").out.split())
+    assert "The first key closes the server for everybody without one." in said

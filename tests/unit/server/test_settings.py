@@ -83,7 +83,9 @@ def test_an_unknown_key_is_named_with_its_file_and_the_known_ones(tmp_path: Path
         load({"config": config}, {})
     assert "'prot'" in str(caught.value)
     assert str(config) in str(caught.value)
-    assert caught.value.fix == "The settings are host, port, log, allow_root, grace, app."
+    assert caught.value.fix == (
+        "The settings are host, port, log, allow_root, grace, app, keys, allow_host, allow_origin."
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,3 +282,23 @@ def test_nor_is_what_a_file_says_of_scripts(tmp_path: Path, text: str) -> None:
 def test_what_is() -> None:
     settings = load({"app": "m:a", "host": "::1", "port": 0, "grace": 1.0}, {})
     assert (settings.app, settings.grace) == ("m:a", 1.0)
+
+
+def test_who_is_let_in(tmp_path: Path) -> None:
+    config = written(
+        tmp_path,
+        '[server]\nkeys = "k.json"\nallow_host = ["a.example"]\nallow_origin = ["https://b"]\n',
+    )
+    found = load({"config": config}, {})
+    assert (found.keys, found.no_auth) == (tmp_path / "k.json", False)
+    assert (found.allow_host, found.allow_origin) == (("a.example",), ("https://b",))
+    env = {"TAILRACE_KEYS": "/k", "TAILRACE_ALLOW_HOST": "a, b", "TAILRACE_NO_AUTH": "1"}
+    found = load({"allow_origin": ("https://c", "https://d")}, env)
+    assert (found.keys, found.no_auth) == (Path("/k"), True)
+    assert (found.allow_host, found.allow_origin) == (("a", "b"), ("https://c", "https://d"))
+
+
+@pytest.mark.parametrize("line", ["keys = 3", 'keys = ""', "allow_host = 3", 'allow_origin = [""]'])
+def test_names_and_files_that_are_none(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SettingsInvalid, match=line.split(maxsplit=1)[0]):
+        load({"config": written(tmp_path, f"[server]\n{line}\n")}, {})

@@ -1,0 +1,95 @@
+"""Who asks: found out once for each request, before anything of it is read, for every route.
+
+What a route needs stands in one table. A route that is not in it is for `admin` alone: a new one
+is closed until somebody says who it is for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastapi import Request, Response
+from starlette.types import Scope
+
+from tailrace.engine import Engine
+from tailrace.errors import ScopeMissing
+from tailrace.http.problems import ProblemRoute, guarded
+from tailrace.protocol.access import ADMIN, CANCEL, EMIT, OPEN, RUN, WATCH, Access
+
+NEEDS: Final[dict[tuple[str, str], str]] = {
+    ("GET", "/operations"): WATCH,
+    ("POST", "/runs"): RUN,
+    ("GET", "/runs"): WATCH,
+    ("GET", "/runs/{run}"): WATCH,
+    ("DELETE", "/runs/{run}"): CANCEL,
+    ("GET", "/runs/{run}/events"): WATCH,
+    ("POST", "/runs/{run}/events"): EMIT,
+    ("GET", "/runs/{run}/output"): WATCH,
+    ("POST", "/runs/{run}/cancel"): CANCEL,
+    ("POST", "/runs/{run}/rerun"): RUN,
+    ("GET", "/events"): WATCH,
+    ("GET", "/run_file"): RUN,
+    ("POST", "/run_file"): RUN,
+    ("GET", "/metrics"): WATCH,
+}
+
+_KNOWN: Final = "tailrace.access"
+
+
+async def identified(engine: Engine, scope: Scope) -> Access:
+    """Who asks. Raises Unauthorized, or what else the engine's `identify` does."""
+    known = scope.get(_KNOWN)
+    if isinstance(known, Access):
+        return known
+    access = OPEN
+    if engine.identify is not None:
+        found = engine.identify(Request(scope))
+        if inspect.isawaitable(found):
+            found = await found
+        access = found if isinstance(found, Access) else Access.of(found)
+    scope[_KNOWN] = access
+    return access
+
+
+def asker(request: Request) -> Access:
+    """Who was found to ask."""
+    access: Access = request.scope[_KNOWN]
+    return access
+
+
+def guarding(engine: Engine) -> type[ProblemRoute]:
+    """The class of one engine's routes."""
+
+    class Route(ProblemRoute):
+        """A route that lets in whoever has its scope."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """FastAPI's hook."""
+            handle = super().get_route_handler()
+            needs = {method: _needed(method, self.path_format) for method in self.methods or ()}
+
+            async def admitted(request: Request) -> Response:
+                access = await identified(engine, request.scope)
+                check(access, needs[request.method])
+                return await handle(request)
+
+            return guarded(admitted)
+
+    return Route
+
+
+def _needed(method: str, path: str) -> str:
+    # Included with a prefix, it has something in front.
+    known = (known for m, known in NEEDS if m == method and path.endswith(known))
+    return NEEDS.get((method, max(known, default="", key=len)), ADMIN)
+
+
+def check(access: Access, scope: str) -> None:
+    """Raises ScopeMissing."""
+    if not access.may(scope):
+        raise ScopeMissing(
+            f"This key has not the scope {scope!r}.",
+            fix=f"Use one that has: tailrace keys create --name NAME --scopes {scope}",
+        )

@@ -1,0 +1,131 @@
+"""A server with keys, as whoever has one sees it, and whoever has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import START_SECONDS, free_port, until
+
+pytestmark = pytest.mark.slow
+
+BODY = {"operation": "script", "input": {"file": "hello.sh"}}
+
+
+class House:
+    def __init__(self, folder: Path) -> None:
+        (folder / "scripts").mkdir()
+        (folder / "scripts" / "hello.sh").write_text("echo hello")
+        self.port = free_port()
+        self.env = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config")}
+        self.said = folder / "said.txt"
+        words = ["serve", "--port", str(self.port), "--log", str(folder / "log.db")]
+        words += ["--allow-root", str(folder / "scripts")]
+        with self.said.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tailrace.cli.main", *words], env=self.env, stderr=out,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def tailrace(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        env = {**self.env, "TAILRACE_URL": f"http://127.0.0.1:{self.port}", **env}
+        return subprocess.run(
+            [sys.executable, "-m", "tailrace.cli.main", *words],
+            env=env, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    def key(self, name: str, scopes: str) -> str:
+        made = self.tailrace("keys", "create", "--name", name, "--scopes", scopes)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            if body is not None:
+                sent["content-type"] = "application/json"
+            connection.request(method, path, None if body is None else json.dumps(body), sent)
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text[:1] == b"{" else text
+        finally:
+            connection.close()
+
+    @property
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.said.read_text()
+        try:
+            return self.ask("GET", "/healthz")[0] == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    try:
+        until(lambda: house.is_ready, "the server answers", START_SECONDS)
+        yield house
+    finally:
+        house.process.terminate()
+        house.process.wait(20)
+
+
+def test_the_first_key_closes_the_server(house: House) -> None:
+    status, open_run = house.ask("POST", "/runs", BODY)
+    assert status == 201
+    ada, bob = house.key("ada", "run,watch,cancel"), house.key("bob", "watch")
+    until(lambda: house.ask("GET", "/runs")[0] == 401, "nobody gets in without a key")
+    assert house.ask("GET", "/healthz")[0] == 200
+    status, told = house.ask("POST", "/runs", BODY, authorization=f"Bearer {ada}")
+    assert status == 201
+    run = told["id"]
+    for secret, answer in ((ada, 200), (bob, 404), (ada[:-1] + "x", 401)):
+        assert house.ask("GET", f"/runs/{run}", x_api_key=secret)[0] == answer
+        assert house.ask("GET", f"/runs/{run}/output", x_api_key=secret)[0] == answer
+    assert house.ask("POST", "/runs", BODY, x_api_key=bob)[0] == 403
+    # What was everybody's is nobody's now, but the admin's.
+    assert house.ask("GET", f"/runs/{open_run['id']}", x_api_key=ada)[0] == 404
+    admin = house.key("root", "admin")
+    until(lambda: house.ask("GET", f"/runs/{run}", x_api_key=admin)[0] == 200, "the admin sees it")
+    assert len(house.ask("GET", "/runs", x_api_key=admin)[1]["runs"]) == 2
+    # The command line has it from the environment, and nobody sees it there.
+    assert house.tailrace("runs", "ls", TAILRACE_KEY=ada).returncode == 0
+    assert house.tailrace("watch", "-q", run, TAILRACE_KEY=ada).stdout == "hello\n"
+    refused = house.tailrace("runs", "ls")
+    assert refused.returncode == 125
+    assert "wants a key" in refused.stderr
+    # Revoked, one is as good as none; and the last does not open the server again.
+    for name in ("ada", "bob", "root"):
+        assert house.tailrace("keys", "rm", name).returncode == 0
+    until(lambda: house.ask("GET", "/runs", x_api_key=admin)[0] == 401, "nobody gets in")
+    assert house.ask("GET", "/runs")[0] == 401
+    for secret in (ada, bob, admin):
+        assert secret not in house.said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403),
+        ({"host": "localhost"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}, 403),
+        ({"sec_fetch_site": "same-origin"}, 200),
+        ({}, 200),
+    ],
+    ids=str,
+)
+def test_from_where_one_may_ask(house: House, headers: dict[str, str], status: int) -> None:
+    for path in ("/runs", "/operations", "/run_file?file_path=hello.sh"):
+        assert house.ask("GET", path, **headers)[0] == status, path

@@ -1,0 +1,208 @@
+"""Who may do what. Made from the route table, so that a new route is covered by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from starlette.exceptions import HTTPException
+
+from tailrace.errors import Unauthorized
+from tailrace.facade import Tailrace
+from tailrace.http.access import NEEDS, guarding
+from tailrace.protocol.access import ADMIN, SCOPES, Access
+from tests.visitor import Visit, Visitor
+
+pytestmark = pytest.mark.anyio
+
+# They tell whether the process lives, to whoever looks after it, and nothing else.
+PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
+
+
+def named(request: Request) -> Access:
+    """By a header: `ada`, or `ada:run,watch`."""
+    name, _, scopes = request.headers.get("x-who", "").partition(":")
+    if not name:
+        raise Unauthorized("Nobody knows who asks.", fix="Send a key.")
+    return Access.of(name, scopes.split(",")) if scopes else Access.of(name)
+
+
+@dataclass
+class House:
+    runs: Tailrace
+    visitor: Visitor
+    run: str = ""
+
+    async def ask(self, who: str, method: str, path: str) -> Visit:
+        """With a body where one belongs."""
+        target = path.replace("{run}", self.run)
+        if path == "/run_file":
+            target += "?file_path=hello.sh"
+        bodies: dict[tuple[str, str], Any] = {
+            ("POST", "/runs"): {"operation": "count", "input": {}},
+            ("POST", "/runs/{run}/events"): {"events": [{"type": "note", "data": {}}]},
+        }
+        headers = {"x-who": who} if who else {}
+        return await self.visitor.ask(method, target, headers, json=bodies.get((method, path)))
+
+    @property
+    def routes(self) -> list[tuple[str, str]]:
+        """All that the OpenAPI document has."""
+        paths = self.runs.asgi.openapi()["paths"]
+        return [(method.upper(), path) for path, item in paths.items() for method in item]
+
+
+async def count() -> int:
+    return 1
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    runs = Tailrace("memory:", principal=named, grace=0.1)
+    runs.operation(count)
+    (tmp_path / "hello.sh").write_text("echo hello")
+    runs.allow_scripts(tmp_path)
+    house = House(runs, Visitor(runs.asgi))
+    started = await house.ask("ada", "POST", "/runs")
+    house.run = started.json["id"]
+    await runs.run(house.run).wait()
+    yield house
+    await runs.close()
+
+
+async def test_every_route_says_what_it_needs(house: House) -> None:
+    assert {*house.routes} - PUBLIC == NEEDS.keys()
+
+
+async def test_nobody_gets_anything(house: House) -> None:
+    for method, path in house.routes:
+        answer = await house.ask("", method, path)
+        if (method, path) in PUBLIC:
+            assert answer.status == 200
+        else:
+            assert answer.status == 401, (method, path)
+            assert answer.json["code"] == "unauthorized"
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_nothing_is_read_of_a_request_before_it_is_known_who_asks(house: House) -> None:
+    for body in (b"{", b"x" * 2_000_000):
+        answer = await house.visitor.ask("POST", "/runs", body=body)
+        assert answer.status == 401
+
+
+async def test_of_somebody_elses_run_there_is_nothing(house: House) -> None:
+    everything = f"bob:{','.join(SCOPES[:-1])}"
+    asked = [route for route in house.routes if "{run}" in route[1]]
+    assert len(asked) >= 7
+    for method, path in asked:
+        answer = await house.ask(everything, method, path)
+        assert (answer.status, answer.json["code"]) == (404, "run-unknown"), (method, path)
+    assert (await house.ask(everything, "GET", "/runs")).json["runs"] == []
+    for target in (f"/events?runs={house.run}", f"/run_file?file_path=x&after={house.run}:1"):
+        answer = await house.visitor.get(target, {"x-who": "bob"})
+        assert answer.status == 404, target
+    vector = {"x-who": "bob", "last-event-id": f"0~{house.run}:1"}
+    async with house.visitor.visit("GET", "/events", vector) as visit:
+        await visit.until(lambda told: b"tailrace" in told.body)
+        assert house.run.encode() not in visit.body
+    mine = await house.ask("ada", "GET", "/runs/{run}")
+    assert mine.json["state"] == "completed"
+
+
+async def test_a_missing_run_looks_just_the_same(house: House) -> None:
+    theirs = await house.ask("bob", "GET", "/runs/{run}")
+    missing = house.run[:-4] + "aaaa"
+    none = await house.visitor.get(f"/runs/{missing}", {"x-who": "bob"})
+    assert theirs.json["detail"].replace(house.run, "") == none.json["detail"].replace(missing, "")
+
+
+async def test_admin_sees_all(house: House) -> None:
+    for method, path in house.routes:
+        if "{run}" in path and method == "GET":
+            answer = await house.ask("root:admin", method, path)
+            assert answer.status == 200, (method, path)
+    assert len((await house.ask("root:admin", "GET", "/runs")).json["runs"]) == 1
+    again = await house.ask("root:admin", "POST", "/runs/{run}/rerun")
+    record = await house.runs.record(again.json["id"])
+    assert record.principal == "root"
+
+
+async def test_a_scope_is_for_its_routes_alone(house: House) -> None:
+    for method, path in house.routes:
+        needed = NEEDS.get((method, path))
+        if needed is None:
+            continue
+        others = ",".join(scope for scope in SCOPES if scope not in (needed, ADMIN))
+        answer = await house.ask(f"ada:{others}", method, path)
+        assert (answer.status, answer.json["code"]) == (403, "scope-missing"), (method, path)
+        assert needed in answer.json["fix"]
+
+
+async def test_a_crowd_is_asked_as_well(house: House) -> None:
+    """Watching has a short way of its own."""
+    target = f"/runs/{house.run}/events"
+    for who, status in (("ada", 200), ("bob", 404), ("ada:run", 403), ("", 401)):
+        headers = {"x-who": who} if who else {}
+        assert (await house.visitor.get(target, headers)).status == status, who
+
+
+async def test_a_route_nobody_thought_of_is_closed() -> None:
+    runs = Tailrace("memory:", principal=named)
+    routes = APIRouter(route_class=guarding(runs))
+
+    @routes.get("/secrets")
+    async def secrets() -> str:
+        return "hunter2"
+
+    app = FastAPI()
+    app.include_router(routes)
+    visitor = Visitor(app)
+    for who, status in (("ada", 403), ("root:admin", 200)):
+        assert (await visitor.get("/secrets", {"x-who": who})).status == status
+
+
+async def test_included_with_a_prefix(house: House) -> None:
+    app = FastAPI()
+    app.include_router(house.runs.router, prefix="/inner/{tenant}")
+    visitor = Visitor(app)
+    target = f"/inner/x/runs/{house.run}"
+    for who, status in (("ada:watch", 200), ("ada:run", 403), ("bob", 404), ("", 401)):
+        headers = {"x-who": who} if who else {}
+        assert (await visitor.get(target, headers)).status == status, who
+
+
+async def test_whoever_finds_out_may_take_time_and_refuse_in_their_own_way() -> None:
+    async def slow(request: Request) -> str:
+        if "authorization" not in request.headers:
+            raise HTTPException(401, "Not today.", {"www-authenticate": "Basic"})
+        return request.headers["authorization"]
+
+    runs = Tailrace("memory:", principal=slow)
+    runs.operation(count)
+    visitor = Visitor(runs.asgi)
+    refused = await visitor.get("/runs")
+    assert (refused.status, refused.headers["www-authenticate"]) == (401, "Basic")
+    body = {"operation": "count", "input": {}}
+    started = await visitor.post("/runs", body, {"authorization": "ada"})
+    assert (await runs.record(started.json["id"])).principal == "ada"
+    again = await visitor.get(f"/runs/{started.json['id']}/events")
+    assert again.status == 401
+    await runs.run(started.json["id"]).wait()
+    await runs.close()
+
+
+async def test_a_key_belongs_to_its_principal(house: House) -> None:
+    body = {"operation": "count", "input": {}}
+    ids = set()
+    for who in ("ada", "bob"):
+        headers = {"x-who": who, "idempotency-key": "same"}
+        answer = await house.visitor.post("/runs", body, headers)
+        assert answer.status == 201, json.dumps(answer.json)
+        ids.add(answer.json["id"])
+    assert len(ids) == 2

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fastapi import Request
+
+from tailrace.errors import SettingsInvalid, Unauthorized
+from tailrace.http.origins import LOOPBACK_HOSTS
+from tailrace.protocol.access import OPEN, Access
+from tailrace.server import keys as module
+from tailrace.server.entrance import Entrance
+from tailrace.server.keys import Keys
+from tailrace.server.settings import Settings
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+def asking(**headers: str) -> Request:
+    sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": sent})
+
+
+@pytest.fixture(autouse=True)
+def default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILRACE_KEYS", str(file))
+
+
+def entrance(file: Path, **more: object) -> Entrance:
+    keys = file if file.exists() else None
+    return Entrance(Settings(keys=keys, log="memory:", **more))  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="no file with keys") as refused:
+        Entrance(Settings(keys=tmp_path / "kyes.json", log="memory:"))
+    assert "tailrace keys create" in refused.value.fix
+
+
+def test_a_file_that_cannot_be_read_lets_nobody_in(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    _, secret = Keys(file).create("ci", ["watch"])
+    door = entrance(file)
+    assert door.is_guarded
+    file.chmod(0o644)
+    with pytest.raises(Unauthorized, match="No key can be checked") as refused:
+        door.identify(asking(x_api_key=secret))
+    assert str(file) not in str(refused.value)
+    assert str(file) in caplog.text
+
+
+def test_without_keys_everybody_is_the_same(file: Path) -> None:
+    door = entrance(file)
+    assert not door.is_guarded
+    assert door.identify(asking()) == OPEN
+    assert door.identify(asking(authorization="Bearer anything")) == OPEN
+
+
+def test_with_one_everybody_needs_one(file: Path) -> None:
+    _, secret = Keys(file).create("ci", ["run", "watch"])
+    door = entrance(file)
+    assert door.is_guarded
+    for headers in ({"authorization": f"Bearer {secret}"}, {"x_api_key": secret},
+                    {"authorization": f"bearer  {secret} "}):  # fmt: skip
+        access = door.identify(asking(**headers))
+        assert access == Access.of("key:ci", ["run", "watch"])
+    for headers in ({}, {"authorization": "Basic eDp5"}, {"authorization": "Bearer"},
+                    {"authorization": f"Bearer {secret}x"}, {"x_api_key": ""},
+                    {"x_api_key": "tr_nothing"}):  # fmt: skip
+        with pytest.raises(Unauthorized) as refused:
+            door.identify(asking(**headers))
+        assert secret not in str(refused.value) + refused.value.fix
+
+
+def test_the_first_key_closes_an_open_server_and_the_last_does_not_open_it_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    door = entrance(file)
+    assert door.identify(asking()) == OPEN
+    keys = Keys(file)
+    key, secret = keys.create("ci", ["watch"])
+    assert door.is_guarded
+    keys.revoke(key.id)
+    for who in (asking(), asking(x_api_key=secret)):
+        with pytest.raises(Unauthorized):
+            door.identify(who)
+
+
+def test_no_auth_lets_everybody_in(file: Path) -> None:
+    Keys(file).create("ci", ["watch"])
+    door = entrance(file, no_auth=True)
+    assert not door.is_guarded
+    assert door.identify(asking()) == OPEN
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "is_known"),
+    [
+        ("127.0.0.1", "localhost:4000", True),
+        ("127.0.0.1", "evil.example", False),
+        ("10.0.0.7", "10.0.0.7:4000", True),
+        ("0.0.0.0", "0.0.0.0:4000", False),
+        ("::1", "[::1]:4000", True),
+        ("0.0.0.0", "runs.example.com", True),
+    ],
+)
+def test_by_which_names_it_is_called(file: Path, host: str, name: str, is_known: bool) -> None:
+    door = entrance(file, host=host, allow_host=("runs.example.com",))
+    verdict = door.origins.decide("GET", [(b"host", name.encode())])
+    assert (verdict.refusal is None) == is_known
+    assert "localhost" in LOOPBACK_HOSTS
