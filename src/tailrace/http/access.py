@@ -11,11 +11,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from fastapi import Request, Response
+from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from tailrace.engine import Engine
-from tailrace.errors import ScopeMissing
+from tailrace.errors import ScopeMissing, Unauthorized
 from tailrace.http.problems import ProblemRoute, guarded
+from tailrace.http.tickets import redeemed
 from tailrace.protocol.access import ADMIN, CANCEL, EMIT, OPEN, RUN, WATCH, Access
 
 NEEDS: Final[dict[tuple[str, str], str]] = {
@@ -32,6 +34,7 @@ NEEDS: Final[dict[tuple[str, str], str]] = {
     ("GET", "/events"): WATCH,
     ("GET", "/run_file"): RUN,
     ("POST", "/run_file"): RUN,
+    ("POST", "/tickets"): WATCH,
     ("GET", "/metrics"): WATCH,
 }
 
@@ -45,9 +48,14 @@ async def identified(engine: Engine, scope: Scope) -> Access:
         return known
     access = OPEN
     if engine.identify is not None:
-        found = engine.identify(Request(scope))
-        if inspect.isawaitable(found):
-            found = await found
+        try:
+            found = engine.identify(Request(scope))
+            if inspect.isawaitable(found):
+                found = await found
+        except (Unauthorized, HTTPException):
+            found = redeemed(engine, scope, mounted(scope)[1])
+            if found is None:
+                raise
         access = found if isinstance(found, Access) else Access.of(found)
     scope[_KNOWN] = access
     return access
@@ -93,3 +101,11 @@ def check(access: Access, scope: str) -> None:
             f"This key has not the scope {scope!r}.",
             fix=f"Use one that has: tailrace keys create --name NAME --scopes {scope}",
         )
+
+
+def mounted(scope: Scope) -> tuple[str, str]:
+    """Where the app is mounted, and the path below that."""
+    root = str(scope.get("root_path", "")).rstrip("/")
+    path = str(scope["path"])
+    # Servers differ in whether the path repeats the root.
+    return root, path[len(root) :] if path == root or path.startswith(f"{root}/") else path

@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import TailraceError
-from tailrace.http.access import check, identified
+from tailrace.http.access import check, identified, mounted
 from tailrace.http.asking import Asked, asked
-from tailrace.http.runs import mounted, told
+from tailrace.http.runs import told
 from tailrace.http.stream import RunStream
 from tailrace.protocol.access import WATCH
 from tailrace.protocol.wire import LAST_EVENT_ID

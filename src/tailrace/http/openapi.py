@@ -20,6 +20,7 @@ from tailrace.http.shapes import (
     RunFile,
     RunSnapshot,
     RunsPage,
+    Ticket,
 )
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.wire import EVENT_STREAM, JSON, NDJSON, PROBLEM, TEXT
@@ -247,6 +248,12 @@ APPEND: Final[_Json] = {
     "responses": _told(
         404, 409, 413, 415, 422, _200={"description": "They are durable", "model": Appended}
     )
+}
+TICKET: Final[_Json] = {
+    "status_code": 201,
+    "responses": _told(
+        404, 413, 415, 422, _201={"description": "Good once, for a minute", "model": Ticket}
+    ),
 }
 OUTPUT: Final[_Json] = {
     "responses": _told(

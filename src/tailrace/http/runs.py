@@ -8,20 +8,20 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from starlette.types import Scope
 
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import EventInvalid, InputInvalid, RunActive, RunUnknown
 from tailrace.eventlog.contract import Append, Producer, progressed
 from tailrace.http import openapi
-from tailrace.http.access import asker, guarding
+from tailrace.http.access import asker, guarding, mounted
 from tailrace.http.asking import Asked, asked, cursor
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
 from tailrace.http.problems import PRIVATE
-from tailrace.http.shapes import AppendEvents, StartRun
+from tailrace.http.shapes import AppendEvents, AskTicket, StartRun
 from tailrace.http.stream import RunStream, Telling
+from tailrace.http.tickets import SECONDS, tickets
 from tailrace.projections import Projection
 from tailrace.projections.json import page
 from tailrace.projections.output import Output
@@ -68,6 +68,7 @@ def router(engine: Engine) -> APIRouter:
     add("GET", "/runs/{run}/output", face.output, "What the program wrote", **openapi.OUTPUT)
     add("POST", "/runs/{run}/cancel", face.cancel, "Cancel a run", **openapi.CANCEL)
     add("POST", "/runs/{run}/rerun", face.rerun, "Start a run's like", **openapi.RERUN)
+    add("POST", "/tickets", face.ticket, "A ticket for an EventSource", **openapi.TICKET)
     add("GET", "/events", face.watch_many, "Watch many runs at once", **openapi.MANY)
     return routes
 
@@ -78,14 +79,6 @@ def prefix(request: Request, mark: str = "/runs") -> str:
     """
     root, inner = mounted(request.scope)
     return quote(root + inner[: inner.rindex(mark)])
-
-
-def mounted(scope: Scope) -> tuple[str, str]:
-    """Where the app is mounted, and the path below that."""
-    root = str(scope.get("root_path", "")).rstrip("/")
-    path = str(scope["path"])
-    # Servers differ in whether the path repeats the root.
-    return root, path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -245,6 +238,18 @@ class _Runs:
         await self._engine.watchable(run, asker(request).sees)
         telling = Telling(after, Manner(Output(stream)))
         return RunStream(self._engine.hub, run, telling)
+
+    async def ticket(self, request: Request, body: AskTicket) -> Response:
+        """201: an address that needs no key, for one connection to one run, within a minute."""
+        record = await self._record(request, body.run)
+        ticket = tickets(self._engine).make(record.id, record.principal)
+        here = prefix(request, "/tickets")
+        told = {
+            "ticket": ticket,
+            "expires_in": SECONDS,
+            "url": f"{here}/runs/{record.id}/events?ticket={ticket}",
+        }
+        return answer(told, 201)
 
     async def append(self, request: Request, run: _Run, body: AppendEvents) -> Response:
         """Exactly once for a named producer, however often the request is repeated."""

@@ -121,6 +121,14 @@ class AppendEvents(BaseModel):
     producer: RemoteProducer | None = None
 
 
+class AskTicket(BaseModel):
+    """Which run a ticket is for."""
+
+    model_config = _ASKED
+
+    run: str = Field(max_length=200, examples=["run_abcdefghijklmnopqrstuvwxyz"])
+
+
 # ------------------------------------------------------------------ answers
 
 
@@ -157,6 +165,14 @@ class RunSnapshot(_Told):
     error: _Json | None = Field(description="What the error event says")
     last_event_id: str = Field(description="What to send as Last-Event-ID", examples=["57"])
     links: Links
+
+
+class Ticket(_Told):
+    """Lets one connection watch one run."""
+
+    ticket: str
+    expires_in: float = Field(description="Seconds", examples=[60])
+    url: str = Field(description="The stream's address, with the ticket")
 
 
 class RunsPage(_Told):

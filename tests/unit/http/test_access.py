@@ -46,6 +46,7 @@ class House:
         bodies: dict[tuple[str, str], Any] = {
             ("POST", "/runs"): {"operation": "count", "input": {}},
             ("POST", "/runs/{run}/events"): {"events": [{"type": "note", "data": {}}]},
+            ("POST", "/tickets"): {"run": self.run},
         }
         headers = {"x-who": who} if who else {}
         return await self.visitor.ask(method, target, headers, json=bodies.get((method, path)))
@@ -103,6 +104,7 @@ async def test_of_somebody_elses_run_there_is_nothing(house: House) -> None:
     for method, path in asked:
         answer = await house.ask(everything, method, path)
         assert (answer.status, answer.json["code"]) == (404, "run-unknown"), (method, path)
+    assert (await house.ask(everything, "POST", "/tickets")).status == 404
     assert (await house.ask(everything, "GET", "/runs")).json["runs"] == []
     for target in (f"/events?runs={house.run}", f"/run_file?file_path=x&after={house.run}:1"):
         answer = await house.visitor.get(target, {"x-who": "bob"})

@@ -22,6 +22,7 @@ ENDPOINTS = {
     "/runs/{run}/rerun": {"post"},
     "/run_file": {"get", "post"},
     "/events": {"get"},
+    "/tickets": {"post"},
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/metrics": {"get"},
