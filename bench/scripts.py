@@ -201,7 +201,16 @@ SCRIPTS = {"late.py": PYTHON, "late.sh": SHELL, "late.R": R, "late.do": STATA}
 
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
-    words = ["serve", "--port", "0", "--log", str(folder / "log.db"), "--allow-root", str(folder)]
+    words = [
+        "serve",
+        "--no-auth",
+        "--port",
+        "0",
+        "--log",
+        str(folder / "log.db"),
+        "--allow-root",
+        str(folder),
+    ]
     env = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
     process = subprocess.Popen(
         [sys.executable, "-m", "tailrace.cli.main", *words],

@@ -87,7 +87,7 @@ async def _frames(chunks: AsyncIterator[bytes], opened: Any) -> AsyncIterator[by
 async def serve(folder: Path) -> tuple[asyncio.subprocess.Process, str]:
     """A real server of its own, and the address it says it has."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tailrace.cli.main", "serve", "--port", "0",
+        sys.executable, "-m", "tailrace.cli.main", "serve", "--no-auth", "--port", "0",
         "--log", str(folder / "demo.db"), "--allow-root", str(SCRIPTS),
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
