@@ -357,13 +357,23 @@ def _signals() -> int:
     return signals
 
 
+def _close_from(first: int) -> None:
+    """A server's listening socket may be inheritable: who survives it would hold its port. Not by
+    `closerange`: in a container there may be a thousand million numbers, and it may try them all.
+    """
+    for name in os.listdir("/dev/fd"):
+        if int(name) >= first:
+            # The one that the folder was read with is gone already.
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
 def main(folder: str, wake: int, orders: int) -> None:
     """Read the job from stdin, and do it."""
     with open(0, "rb", closefd=False) as stdin:
         job = json.loads(stdin.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    # A server's listening socket may be inheritable: who survives it would hold its port.
-    os.closerange(max(wake, orders) + 1, os.sysconf("SC_OPEN_MAX"))
+    _close_from(max(wake, orders) + 1)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     shim = Shim(folder, wake, orders, job)
     try:
