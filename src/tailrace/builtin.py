@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, Strict
 
-from tailrace.errors import LogClosed, LogError, PathForbidden, RunUnknown, SettingsInvalid
+from tailrace.errors import LogClosed, LogError, RunUnknown, SettingsInvalid
 from tailrace.eventlog.contract import EventLog
 from tailrace.operations import Operation, Operations, Traits
 from tailrace.protocol.events import OUTPUT, Event
@@ -157,13 +156,7 @@ class Terminal:
     async def script(self, run: RunContext, file: str, args: list[str]) -> dict[str, Any]:
         """Run a script and tell its output."""
         path = self.cwd / file
-        try:
-            profile = self.profiles.of(path)
-        except PathForbidden:
-            # Whoever sits there may run what the system runs.
-            if not os.access(path, os.X_OK):
-                raise
-            profile = self.profiles[PROGRAM]
+        profile = self.profiles.anyhow(path)
         return await self._run(run, profile, profile.argv(str(path), args), profile.tail(file))
 
     async def command(self, run: RunContext, argv: list[str]) -> dict[str, Any]:

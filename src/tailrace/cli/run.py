@@ -120,8 +120,6 @@ def _is_text(word: str) -> bool:
 
 def _refused(file: str) -> tuple[int, str] | None:
     """The exit code for a file that cannot be run, and what to say; None for one that can."""
-    import os
-
     from tailrace.cli.render import fault
     from tailrace.errors import PathForbidden, TailraceError
     from tailrace.runners.profiles import Profiles
@@ -132,11 +130,8 @@ def _refused(file: str) -> tuple[int, str] | None:
         hint = f"`tailrace run -- {file}` runs a command of that name."
         return 126 if path.exists() else 127, fault(TailraceError(f"{file} {said}.", fix=hint))
     try:
-        Profiles().of(path)
+        Profiles().anyhow(path)
     except PathForbidden as error:
-        # What the system itself runs, whoever sits there may run.
-        if os.access(path, os.X_OK):
-            return None
         error.fix = f"`tailrace run -- PROGRAM {file}` runs it with a program of your choice."
         return 126, fault(error)
     return None

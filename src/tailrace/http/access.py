@@ -52,8 +52,10 @@ async def identified(engine: Engine, scope: Scope) -> Access:
             found = engine.identify(Request(scope))
             if inspect.isawaitable(found):
                 found = await found
-        except (Unauthorized, HTTPException):
-            found = redeemed(engine, scope, mounted(scope)[1])
+        except (Unauthorized, HTTPException) as error:
+            # A ticket is for whom nobody knows, not for whom the host refuses.
+            is_unknown = isinstance(error, Unauthorized) or error.status_code == 401
+            found = redeemed(engine, scope, mounted(scope)[1]) if is_unknown else None
             if found is None:
                 raise
         access = found if isinstance(found, Access) else Access.of(found)

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, ValidationError
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from tailrace.builtin import SCRIPT
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import (
@@ -42,7 +43,6 @@ from tailrace.protocol.runs import RunRecord, check_run_id
 from tailrace.protocol.wire import LAST_EVENT_ID, RUN
 
 _PATH: Final = "/run_file"
-_OPERATION: Final = "script"
 _START: Final = Cursor(0, 0)
 
 
@@ -114,7 +114,7 @@ class _Scripts:
         return _Stream(self._engine.hub, record.id, Telling(cursor, manner), headers=headers)
 
     async def _started(self, request: Request, wish: RunFile, key: str | None) -> RunRecord:
-        if self._engine.operations.find(_OPERATION) is None:
+        if self._engine.operations.find(SCRIPT) is None:
             raise OperationUnknown(
                 "This server runs no scripts.",
                 fix="Start it with --allow-root FOLDER; in an app of yours, "
@@ -122,7 +122,7 @@ class _Scripts:
             )
         given = {"args": wish.args, "profile": wish.profile, "stderr": wish.stderr}
         record, _ = await self._engine.submit(
-            _OPERATION,
+            SCRIPT,
             {"file": wish.file_path} | {name: value for name, value in given.items() if value},
             principal=asker(request).principal,
             timeout=wish.timeout,

@@ -20,6 +20,15 @@ _Json = dict[str, Any]
 _ASKED: Final = ConfigDict(extra="forbid", strict=True)
 _EXACT: Final = 2**53
 
+_TIMEOUT: Final[Any] = Field(
+    None, description="Seconds after which the run ends as timed_out", examples=[60]
+)
+_ABANDON_AFTER: Final[Any] = Field(
+    None,
+    description="Seconds without any watcher after which the run is cancelled",
+    examples=[300],
+)
+
 
 class StartRun(BaseModel):
     """What to run."""
@@ -28,14 +37,8 @@ class StartRun(BaseModel):
 
     operation: str = Field(max_length=200, examples=["script"])
     input: _Json = Field(default_factory=dict, examples=[{"file": "hello.py"}])
-    timeout: float | None = Field(
-        None, description="Seconds after which the run ends as timed_out", examples=[60]
-    )
-    abandon_after: float | None = Field(
-        None,
-        description="Seconds without any watcher after which the run is cancelled",
-        examples=[300],
-    )
+    timeout: float | None = _TIMEOUT
+    abandon_after: float | None = _ABANDON_AFTER
 
 
 class RunFile(BaseModel):
@@ -60,14 +63,8 @@ class RunFile(BaseModel):
     stderr: Literal["separate", "merge"] | None = Field(
         None, description="Whether stderr is kept apart from stdout, or its lines in their order"
     )
-    timeout: float | None = Field(
-        None, description="Seconds after which the run ends as timed_out", examples=[60]
-    )
-    abandon_after: float | None = Field(
-        None,
-        description="Seconds without any watcher after which the run is cancelled",
-        examples=[300],
-    )
+    timeout: float | None = _TIMEOUT
+    abandon_after: float | None = _ABANDON_AFTER
     tick: float = Field(
         2,
         ge=TICKS[0],

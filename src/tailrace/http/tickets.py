@@ -24,7 +24,7 @@ from tailrace.protocol.access import WATCH, Access
 SECONDS: Final = 60.0
 """How long a ticket may be used."""
 
-_PATH: Final = re.compile(r"/runs/([^/]+)/events")
+_PATH: Final = re.compile(r"/runs/([^/]+)/events\Z")
 _FIX: Final = "POST /tickets gives a new one, for one connection within a minute."
 
 
@@ -81,6 +81,6 @@ def redeemed(engine: Engine, scope: Scope, path: str) -> Access | None:
     if not ticket:
         return None
     found = _PATH.search(path)
-    if scope["method"] != "GET" or found is None or found.end() != len(path):
+    if scope["method"] != "GET" or found is None:
         raise Unauthorized("A ticket is for GET /runs/{id}/events alone.", fix="Send a key.")
     return tickets(engine).use(ticket, found[1])

@@ -17,7 +17,7 @@ from typing import Final
 
 from tailrace.runners.shim import ANEW, ORDERS, READ, READ_BYTES, WAKE, Job
 from tailrace.runners.spool import FRAMES, Frame, Reader
-from tailrace.runners.spools import is_readable, note, rouse
+from tailrace.runners.spools import is_readable, note, open_orders, rouse
 from tailrace.runners.sweep import MARK
 
 if sys.platform != "win32":
@@ -92,8 +92,7 @@ class Lifeline:
             opened.callback(os.close, wake)
             orders = -1
             with contextlib.suppress(OSError):
-                # ENXIO: nobody takes orders any more.
-                orders = os.open(folder / ORDERS, os.O_WRONLY | os.O_NONBLOCK)
+                orders = open_orders(folder)
                 opened.callback(os.close, orders)
             line = cls(folder, wake, orders)
             opened.pop_all()
@@ -144,15 +143,18 @@ class Lifeline:
         further = (self.spool.at - self._told) // READ_BYTES
         if further:
             self._told += further * READ_BYTES
-            self.order(READ * further)
+            self._say(READ * further)
         return frames
 
     def order(self, what: bytes) -> None:
         """Tell the shim what to do (`shim.TERMINATE`, `shim.KILL`)."""
+        self._say(what)
+        rouse(self._folder)
+
+    def _say(self, what: bytes) -> None:
         if self._orders >= 0:
             with contextlib.suppress(OSError):
                 os.write(self._orders, what)
-                rouse(self._folder)
 
     def complaint(self) -> str:
         """The last thing a shim said that has broken down."""

@@ -147,6 +147,15 @@ class Profiles:
         """In order; later ones win an ending."""
         return iter(self._known.values())
 
+    def anyhow(self, path: PurePath) -> Profile:
+        """`of`, for whoever may run what the system runs: whatever is executable."""
+        try:
+            return self.of(path)
+        except PathForbidden:
+            if os.access(path, os.X_OK):
+                return self[PROGRAM]
+            raise
+
     def __contains__(self, name: object) -> bool:
         """By name."""
         return name in self._known

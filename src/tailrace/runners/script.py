@@ -233,7 +233,6 @@ async def _tell(sink: Sink, line: Lifeline, transcript: Transcript, told: SoFar 
                 await tell(said)
                 # Short lines are work: a flood of them must leave everybody else their turn.
                 await asyncio.sleep(0)
-            await asyncio.sleep(0)
         if transcript.end is not None or is_last:
             break
         await line.woken(transcript.due(time.time()))
@@ -272,8 +271,6 @@ async def _attended(sink: Sink, line: Lifeline, telling: asyncio.Task[None]) -> 
     if not telling.cancelled() and telling.exception() is not None:
         # A program nobody listens to any more would go on for ever.
         line.order(KILL)
-        while not line.is_over:
-            await line.woken()
     while not line.is_over:
         await line.woken()
     if not telling.cancelled():

@@ -95,7 +95,7 @@ def is_readable(folder: Path) -> bool:
 def is_alive(folder: Path) -> bool:
     """Whether there is a shim that takes orders."""
     with contextlib.suppress(OSError):
-        os.close(_orders(folder))
+        os.close(open_orders(folder))
         return True
     return False
 
@@ -103,7 +103,7 @@ def is_alive(folder: Path) -> bool:
 def order(folder: Path, what: bytes) -> bool:
     """Tell a shim what to do; whether there is one."""
     try:
-        orders = _orders(folder)
+        orders = open_orders(folder)
     except OSError:
         return False
     with contextlib.suppress(OSError):
@@ -123,8 +123,8 @@ def rouse(folder: Path) -> None:
             os.kill(int(pid), signal.SIGCONT)
 
 
-def _orders(folder: Path) -> int:
-    # Without anybody who reads it this fails at once (ENXIO).
+def open_orders(folder: Path) -> int:
+    """Where a shim takes orders. Raises OSError, at once (ENXIO), where there is none."""
     return os.open(folder / ORDERS, os.O_WRONLY | os.O_NONBLOCK)
 
 

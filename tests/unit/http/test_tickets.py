@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from fastapi import Request
+from fastapi import HTTPException, Request
 
 from tailrace.errors import Unauthorized
 from tailrace.facade import Tailrace
@@ -86,6 +86,8 @@ def by_header(request: Request) -> str:
     who = request.headers.get("x-who")
     if who is None:
         raise Unauthorized("Nobody knows who asks.")
+    if who == "banned":
+        raise HTTPException(403)
     return who
 
 
@@ -148,3 +150,11 @@ async def test_whoever_has_a_key_needs_no_ticket(visitor: Visitor) -> None:
     for _ in range(2):
         answer = await visitor.get(f"/runs/{run}/events?ticket=anything", ADA)
         assert answer.status == 200
+
+
+async def test_whom_the_host_refuses_no_ticket_lets_in(visitor: Visitor) -> None:
+    run = await started(visitor)
+    made = await visitor.post("/tickets", {"run": run}, ADA)
+    refused = await visitor.get(made.json["url"], {"x-who": "banned"})
+    assert refused.status == 403
+    assert (await visitor.get(made.json["url"])).status == 200

@@ -21,6 +21,7 @@ from tailrace.runners.lifeline import Lifeline
 from tailrace.runners.shim import KILL, ORDERS, TERMINATE, WAKE, Job
 from tailrace.runners.spool import EXIT, FRAMES, STDOUT, Frame
 from tailrace.runners.sweep import MARK, sweep
+from tests import jobs
 from tests.processes import marked
 from tests.waiting import soon, until
 
@@ -35,24 +36,7 @@ def run() -> Iterator[str]:
 
 
 def job(*argv: str, **more: Any) -> Job:
-    made: Job = {
-        "argv": list(argv),
-        "env": {"PATH": os.environ["PATH"]},
-        "cwd": "/",
-        "beneath": None,
-        "pty": False,
-        "size": [24, 80],
-        "merge": False,
-        "tail": None,
-        "stop": int(signal.SIGTERM),
-        "once": False,
-        "limits": {},
-        "files": 1024,
-        "output_bytes": None,
-        "survives": False,
-        "server": os.getpid(),
-    }
-    return {**made, **more}  # type: ignore[typeddict-item]
+    return jobs.job(argv, "/", env={"PATH": os.environ["PATH"]}, **more)
 
 
 def sh(code: str, **more: Any) -> Job:

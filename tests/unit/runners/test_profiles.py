@@ -329,3 +329,13 @@ def test_a_table_with_a_fault(name: str, key: str, value: Any, why: str) -> None
 def test_what_is_no_table() -> None:
     with pytest.raises(SettingsInvalid, match=r"^profiles\.mine must be a table\.$"):
         made('[profiles]\nmine = ["x"]')
+
+
+def test_whoever_may_run_anything_runs_what_is_executable(tmp_path: Path) -> None:
+    file = tmp_path / "a.exe"
+    file.touch(0o600)
+    with pytest.raises(PathForbidden):
+        Profiles().anyhow(file)
+    file.chmod(0o700)
+    assert Profiles().anyhow(file).name == PROGRAM
+    assert Profiles().anyhow(Path("a.py")).name == "python"

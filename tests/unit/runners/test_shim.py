@@ -31,6 +31,7 @@ from tailrace.runners.shim import (
     WAKE,
 )
 from tailrace.runners.spool import EXIT, FRAMES, STDERR, STDOUT, Frame, Reader
+from tests import jobs
 from tests.waiting import until_here
 
 CODE = (
@@ -120,24 +121,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         ) -> Started:
             nonlocal count
             count += 1
-            job = {
-                "argv": argv,
-                "env": dict(os.environ),
-                "cwd": str(tmp_path),
-                "beneath": None,
-                "pty": False,
-                "size": [24, 80],
-                "merge": False,
-                "tail": None,
-                "stop": int(signal.SIGTERM),
-                "once": False,
-                "limits": {},
-                "files": 1024,
-                "output_bytes": None,
-                "survives": False,
-                "server": os.getpid(),
-                **more,
-            }
+            job = jobs.job(argv, **{"cwd": str(tmp_path), **more})
             shim = Started(folder or tmp_path / f"shim{count}", *given, **job)
             stack.callback(shim.close)
             return shim
