@@ -15,11 +15,12 @@ from tailrace import builtin
 from tailrace.decorator import Decorator
 from tailrace.dispatch.contract import Dispatcher
 from tailrace.dispatch.local import LocalDispatcher
-from tailrace.errors import LogClosed, RunUnknown, TailraceError
+from tailrace.errors import RunUnknown, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
 from tailrace.eventlog.places import open_log
 from tailrace.farewell import chained, signs
 from tailrace.hub import Hub
+from tailrace.lifetime import Lifetime
 from tailrace.operations import Operation, Operations
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol.access import LOCAL
@@ -60,10 +61,7 @@ class Engine:
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
         self._dispatcher = dispatcher or LocalDispatcher()
         self._upkeep = Upkeep(self.log, self._hub, self.operations, self._dispatcher.submit)
-        self._changing: asyncio.Lock | None = None
-        self._lifetime: contextlib.AsyncExitStack | None = None
-        self._is_owned = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lifetime = Lifetime(self._start, self._hub.abandon)
 
     @property
     def hub(self) -> Hub:
@@ -89,33 +87,7 @@ class Engine:
         Raises LogError (and its kinds) if the log cannot be opened, LogClosed if the engine
         works in another event loop.
         """
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._move(loop)
-        if self._lifetime is not None:
-            return
-        self._changing = self._changing or asyncio.Lock()
-        async with self._changing:
-            if self._lifetime is None:
-                async with contextlib.AsyncExitStack() as stack:
-                    await self._start(stack)
-                    self._lifetime = stack.pop_all()
-
-    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Belong to `loop`. A test client makes one for each request, and ends it with the
-        engine still in it; whatever ran there can only be found lost by the next start.
-        """
-        if self._loop is not None and not self._loop.is_closed() and self._lifetime is not None:
-            raise LogClosed(
-                "This engine works in another event loop.",
-                fix="Use an engine of its own for each event loop, or its HTTP face.",
-            )
-        if self._lifetime is not None:
-            self._lifetime.pop_all()
-            self._lifetime = None
-            self._hub.abandon()
-        self._changing = None
-        self._loop = loop
+        await self._lifetime.start()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         await self.log.open()
@@ -138,24 +110,12 @@ class Engine:
 
     async def close(self) -> None:
         """End the streams, then the runs, then the log. Idempotent."""
-        self._is_owned = False
-        # Until it is over the engine counts as started: what its runs ask of it in their
-        # grace must not start it again.
-        if self._changing is None:
-            return
-        async with self._changing:
-            if self._lifetime is not None:
-                try:
-                    await self._lifetime.aclose()
-                finally:
-                    self._lifetime = None
-        # The next start may be in another event loop.
-        self._changing = None
+        await self._lifetime.close()
 
     async def __aenter__(self) -> Self:
         """Start."""
         await self.start()
-        self._is_owned = True
+        self._lifetime.is_owned = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -172,7 +132,7 @@ class Engine:
     def _leave(self) -> None:
         """The server was asked to stop, and still answers."""
         self._hub.drain()
-        if not self._is_owned:
+        if not self._lifetime.is_owned:
             # Mounted, and the host has not wired the lifespan: nobody will close this engine.
             self._supervisor.stop_all()
 

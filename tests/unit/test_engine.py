@@ -380,11 +380,11 @@ async def test_as_a_lifespan() -> None:
     )
     await until(lambda: answers)
     assert answers == ["lifespan.startup.complete"]
-    assert engine._lifetime is not None
+    assert engine._lifetime.is_open
     await messages.put({"type": "lifespan.shutdown"})
     await soon(serving)
     assert answers[1:] == ["lifespan.shutdown.complete"]
-    assert engine._lifetime is None
+    assert not engine._lifetime.is_open
 
 
 # --- what a dead process left behind ---------------------------------------------------
