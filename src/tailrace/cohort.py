@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tailrace.errors import TailraceError
-from tailrace.outlet import End, Frame, Outlet
+from tailrace.outlet import GONE, End, Frame, Outlet
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol import events
 from tailrace.protocol.problems import document
@@ -265,8 +265,7 @@ class Cohort:
         self._home.arm(self, self._pulse.deadline)
         try:
             await rest
-        except OSError:
-            # The server's way to say that the client is gone (granian, hypercorn).
+        except GONE:
             self._has_left = True
         finally:
             self._pulse.unblock()

@@ -8,7 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+from anyio import BrokenResourceError, ClosedResourceError
+
+GONE: Final = (OSError, BrokenResourceError, ClosedResourceError)
+"""How `send` says that the client is gone: that of granian and hypercorn, and that of Starlette's
+BaseHTTPMiddleware, which hands on through a stream of anyio's.
+"""
 
 
 class End(StrEnum):

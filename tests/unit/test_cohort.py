@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import pytest
+from anyio import ClosedResourceError
 
 from tailrace import cohort as cohorts
 from tailrace import rounds
@@ -18,7 +19,7 @@ from tailrace.eventlog.contract import READ_BYTES, Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
 from tailrace.hub import Hub, begins
-from tailrace.outlet import End, Frame, Outlet
+from tailrace.outlet import GONE, End, Frame, Outlet
 from tailrace.projections import stream
 from tailrace.projections.output import Output
 from tailrace.protocol.blocks import Block
@@ -549,7 +550,9 @@ async def test_any_other_fault_lets_them_go(
     asyncio.get_running_loop().set_exception_handler(None)
 
 
-@pytest.mark.parametrize("fault", [ConnectionResetError(), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "fault", [ConnectionResetError(), ClosedResourceError(), ZeroDivisionError()]
+)
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_send_that_fails_is_its_own_watchers_end(
     hub: Hub, log: FaultyLog, fault: Exception, count: int
@@ -567,7 +570,7 @@ async def test_a_send_that_fails_is_its_own_watchers_end(
     assert broken.has_left
     assert not broken.ends
     gc.collect()
-    assert told == ([] if isinstance(fault, OSError) else [fault])
+    assert told == ([] if isinstance(fault, GONE) else [fault])
     asyncio.get_running_loop().set_exception_handler(None)
     await log.append(ending(run))
     await until(lambda: all(wire.ends for wire in sound))

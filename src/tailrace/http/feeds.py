@@ -21,7 +21,7 @@ from tailrace.errors import TailraceError
 from tailrace.http import cut
 from tailrace.http.outlets import listening
 from tailrace.hub import Hub
-from tailrace.outlet import End
+from tailrace.outlet import GONE, End
 from tailrace.protocol import events
 from tailrace.protocol.problems import document
 from tailrace.protocol.wire import RETRY_AFTER_SHUTDOWN_MS, STREAM_HEADERS
@@ -148,8 +148,7 @@ class Streaming(Response):
             task = asyncio.current_task()
             if not connection.is_cancelled or task is None or task.uncancel():
                 raise
-        except OSError:
-            # The server's way to say that the client is gone (granian, hypercorn).
+        except GONE:
             pass
         finally:
             self._hub.disconnect(connection)

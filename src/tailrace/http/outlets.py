@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tailrace.http import cut
 from tailrace.http.sockets import Sockets
-from tailrace.outlet import End, Frame, Outlet
+from tailrace.outlet import GONE, End, Frame, Outlet
 from tailrace.pulse import LEAVE_SECONDS
 
 DIRECT: Final = "tailrace.direct"
@@ -93,7 +93,7 @@ def step(awaitable: Awaitable[None], run: Run = _plainly) -> Awaitable[None] | N
 
 async def until_gone(receive: Receive) -> None:
     """Wait for the client to leave; a server, or middleware, may also raise to say so."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*GONE):
         while (await receive())["type"] != "http.disconnect":
             pass
 
@@ -193,8 +193,7 @@ class AsgiOutlet(Outlet):
             if self._is_bare:
                 return step(self._send(message))
             return step(self._send(message), self._within)
-        except OSError:
-            # The server's way to say that the client is gone (granian, hypercorn).
+        except GONE:
             self.left()
         except Exception as error:  # noqa: BLE001 - one response's fault, and the others go on
             told = {"message": "A response could not be sent", "exception": error}

@@ -17,7 +17,7 @@ from tailrace.errors import CursorFromFuture, LogError, RunUnknown
 from tailrace.http import problems
 from tailrace.http.outlets import AsgiOutlet, opened
 from tailrace.hub import Hub
-from tailrace.outlet import Outlet
+from tailrace.outlet import GONE, Outlet
 from tailrace.protocol.cursor import Cursor, Kind, Resume
 from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
 
@@ -76,8 +76,7 @@ class RunStream(Response):
             # Raised before anything was sent: later ones are told within the stream.
             await problems.response(error)(scope, receive, send)
             return
-        except OSError:
-            # The server's way to say that the client is gone (granian, hypercorn).
+        except GONE:
             return
         if isinstance(outlet, AsgiOutlet):
             await outlet.listen()
