@@ -1,5 +1,6 @@
 import os
 import signal
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -7,8 +8,11 @@ from hypothesis import settings
 # Ignored by whoever started us (`nohup make test`), it would be ignored by all that we start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Those of whoever runs the tests must not close the servers that the tests start.
+# Those of whoever runs the tests must not close the servers that the tests start, nor must the
+# tests leave a key behind for theirs.
 os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
+_state = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = _state.name
 os.environ.pop("TAILRACE_KEYS", None)
 os.environ.pop("TAILRACE_KEY", None)
 

@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.processes import START_SECONDS, free_port, until
@@ -25,15 +26,27 @@ class House:
         (folder / "scripts").mkdir()
         (folder / "scripts" / "hello.sh").write_text("echo hello")
         self.port = free_port()
-        self.env = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config")}
+        self.state = folder / "state"
+        homes = {"XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(self.state)}
+        self.env = {**os.environ, **homes}
         self.said = folder / "said.txt"
         words = ["serve", "--port", str(self.port), "--log", str(folder / "log.db")]
         words += ["--allow-root", str(folder / "scripts")]
-        with self.said.open("wb") as out:
+        self.words = words
+        self.start()
+
+    def start(self) -> None:
+        with self.said.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tailrace.cli.main", *words], env=self.env, stderr=out,
+                [sys.executable, "-m", "tailrace.cli.main", *self.words], env=self.env, stderr=out,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
+        until(lambda: self.is_ready, "the server answers", START_SECONDS)
+
+    def restart(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.start()
 
     def tailrace(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         env = {**self.env, "TAILRACE_URL": f"http://127.0.0.1:{self.port}", **env}
@@ -73,19 +86,22 @@ class House:
 def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path)
     try:
-        until(lambda: house.is_ready, "the server answers", START_SECONDS)
         yield house
     finally:
         house.process.terminate()
         house.process.wait(20)
 
 
-def test_the_first_key_closes_the_server(house: House) -> None:
-    status, open_run = house.ask("POST", "/runs", BODY)
-    assert status == 201
-    ada, bob = house.key("ada", "run,watch,cancel"), house.key("bob", "watch")
-    until(lambda: house.ask("GET", "/runs")[0] == 401, "nobody gets in without a key")
+def test_nobody_gets_in_but_by_a_key(house: House) -> None:
+    assert house.ask("POST", "/runs", BODY)[0] == 401
+    assert house.ask("GET", "/run_file?file_path=hello.sh")[0] == 401
     assert house.ask("GET", "/healthz")[0] == 200
+    # Whoever started it is let in without a word, here and in curl.
+    own = house.tailrace("run", "--detach", "hello.sh").stdout.strip()
+    header = (house.state / "tailrace" / "launch-key").read_text().partition(": ")[2].strip()
+    assert house.ask("GET", f"/runs/{own}", authorization=header)[0] == 200
+    ada, bob = house.key("ada", "run,watch,cancel"), house.key("bob", "watch")
+    until(lambda: house.ask("GET", "/runs", x_api_key=bob)[0] == 200, "the key is known")
     status, told = house.ask("POST", "/runs", BODY, authorization=f"Bearer {ada}")
     assert status == 201
     run = told["id"]
@@ -93,18 +109,18 @@ def test_the_first_key_closes_the_server(house: House) -> None:
         assert house.ask("GET", f"/runs/{run}", x_api_key=secret)[0] == answer
         assert house.ask("GET", f"/runs/{run}/output", x_api_key=secret)[0] == answer
     assert house.ask("POST", "/runs", BODY, x_api_key=bob)[0] == 403
-    # What was everybody's is nobody's now, but the admin's.
-    assert house.ask("GET", f"/runs/{open_run['id']}", x_api_key=ada)[0] == 404
+    assert house.ask("GET", f"/runs/{own}", x_api_key=ada)[0] == 404
     admin = house.key("root", "admin")
     until(lambda: house.ask("GET", f"/runs/{run}", x_api_key=admin)[0] == 200, "the admin sees it")
     assert len(house.ask("GET", "/runs", x_api_key=admin)[1]["runs"]) == 2
     # The command line has it from the environment, and nobody sees it there.
     assert house.tailrace("runs", "ls", TAILRACE_KEY=ada).returncode == 0
     assert house.tailrace("watch", "-q", run, TAILRACE_KEY=ada).stdout == "hello\n"
-    refused = house.tailrace("runs", "ls")
+    assert len(house.tailrace("runs", "ls").stdout.splitlines()) == 3, "its starter sees all"
+    refused = house.tailrace("runs", "ls", XDG_STATE_HOME=str(house.state / "of-somebody-else"))
     assert refused.returncode == 125
-    assert "wants a key" in refused.stderr
-    # Revoked, one is as good as none; and the last does not open the server again.
+    assert "wants to know who asks" in refused.stderr
+    # Revoked, one is as good as none.
     for name in ("ada", "bob", "root"):
         assert house.tailrace("keys", "rm", name).returncode == 0
     until(lambda: house.ask("GET", "/runs", x_api_key=admin)[0] == 401, "nobody gets in")
@@ -127,5 +143,30 @@ def test_the_first_key_closes_the_server(house: House) -> None:
     ids=str,
 )
 def test_from_where_one_may_ask(house: House, headers: dict[str, str], status: int) -> None:
+    headers["x_api_key"] = house.key("ada", "run,watch")
+    until(lambda: house.ask("GET", "/runs", x_api_key=headers["x_api_key"])[0] == 200, "known")
     for path in ("/runs", "/operations", "/run_file?file_path=hello.sh"):
         assert house.ask("GET", path, **headers)[0] == status, path
+
+
+def test_a_link_for_the_browser(house: House) -> None:
+    link = house.tailrace("login").stdout.strip()
+    assert link.startswith(f"http://127.0.0.1:{house.port}/?login=")
+    with httpx2.Client(trust_env=False) as browser:
+        answer = browser.get(link)
+        assert answer.status_code == 200
+        assert "httponly; samesite=strict" in answer.headers["set-cookie"].lower()
+        assert browser.get(f"http://127.0.0.1:{house.port}/runs").status_code == 200
+        [cookie] = browser.cookies.jar
+        # What a page of another site makes the browser send is refused, cookie or not.
+        for site in ("cross-site", "same-site"):
+            sent = {"sec-fetch-site": site, "origin": "http://127.0.0.1:1"}
+            answer = browser.post(f"http://127.0.0.1:{house.port}/runs", json=BODY, headers=sent)
+            assert answer.status_code == 403
+    assert httpx2.get(link, trust_env=False).status_code == 401
+    # Its cookie goes on after a restart, so whoever watched goes on.
+    house.restart()
+    kept = {cookie.name: str(cookie.value)}
+    assert (
+        house.ask("GET", "/runs", cookie="; ".join(f"{n}={v}" for n, v in kept.items()))[0] == 200
+    )

@@ -43,7 +43,8 @@ class Server:
         self.scripts.mkdir(exist_ok=True)
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
-        words = ["serve", "--port", str(self.port), "--log", str(folder / "log.db")]
+        words = ["serve", "--no-auth", "--port", str(self.port)]
+        words += ["--log", str(folder / "log.db")]
         words += ["--allow-root", str(self.scripts), "--grace", str(GRACE), *options]
         self.said = folder / "said.txt"
         with self.said.open("ab") as out:

@@ -17,6 +17,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from tailrace.server import launch
+
 pytestmark = pytest.mark.slow
 
 TAILRACE = [sys.executable, "-m", "tailrace.cli.main"]
@@ -410,6 +412,8 @@ class Server:
         self._place = place
         self.process = place.start("serve", "--allow-root", str(place.folder), *words)
         self.said = line(self.process.stderr)
+        # The command line gets in by the same user's key.
+        self.ways_in = [line(self.process.stderr) for _ in range(2)]
         self.url = self.said.rpartition(" ")[2]
         place.env["TAILRACE_URL"] = self.url
 
@@ -481,7 +485,8 @@ def test_what_ran_here_is_seen_there(place: Place, server: Server) -> None:
     assert [event["id"] for event in events] == [str(n + 1) for n in range(len(events))]
     assert place.run("watch", "--json", run)[:2] == (0, out)
     address = f"{server.url}/runs/{run}/events?format=ndjson"
-    told = httpx2.get(address, trust_env=False, timeout=BOUND).content
+    key = {"authorization": f"Bearer {launch.read(launch.place())}"}
+    told = httpx2.get(address, headers=key, trust_env=False, timeout=BOUND).content
     assert told.strip() == out.strip()
 
 

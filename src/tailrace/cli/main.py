@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "replay": "tailrace.cli.watch:replay",
     "runs": "tailrace.cli.runs:runs",
     "keys": "tailrace.cli.keys:keys",
+    "login": "tailrace.cli.login:login",
 }
 
 _EPILOG: Final = """\

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
@@ -13,16 +15,23 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
+    from tailrace.client import Client
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_URL: Final = "http://127.0.0.1:4000"
 ENV: Final = "TAILRACE_URL"
 KEY: Final = "TAILRACE_KEY"
-"""The environment variable with the key for the server. Not an option: others can read those."""
+"""The environment variable with the key for a server. Not an option: others can read those."""
 
 _COMPLETION_SECONDS: Final = 1.0
 _ADDRESS_SECONDS: Final = 0.3
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@]*@")
+_HERE: Final = re.compile(
+    r"http://(localhost|127\.0\.0\.1|\[::1\])(:(?P<port>[0-9]{1,5}))?(/.*)?", re.ASCII
+)
+# The state of a listening socket in the kernel's tables (proc_pid_net(5)).
+_LISTENS: Final = "0A"
 _RUN: Final = re.compile(
     r"(?P<base>https?://.+?)/runs/(?P<run>run_[a-z2-7]{26})(/[a-z]*)?(\?(?P<query>[^#]*))?(#.*)?",
     re.ASCII,
@@ -41,9 +50,44 @@ def base_url(url: str | None) -> str:
     return chosen if "://" in chosen else f"http://{chosen}"
 
 
-def key() -> str | None:
-    """The key to send, if there is one."""
-    return os.environ.get(KEY) or None
+def key(base: str) -> str | None:
+    """The key to send to a server: that of TAILRACE_KEY, or, to a server that this user has
+    started on this machine, the launch key.
+    """
+    return os.environ.get(KEY) or _launch_key(base)
+
+
+def _launch_key(base: str) -> str | None:
+    found = _HERE.fullmatch(base)
+    if found is None or not _is_ours(int(found["port"] or 80)):
+        return None
+    from tailrace.server import launch
+
+    return launch.read(launch.place())
+
+
+def _is_ours(port: int) -> bool:
+    """Whether only we listen at a port of this machine. Somebody else who waits there in our
+    server's place must not be told the key. Where the kernel does not say, we trust it.
+    """
+    owners: set[int] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = [row.split() for row in Path(table).read_text("ascii").splitlines()[1:]]
+        except OSError:
+            continue
+        owners |= {
+            int(row[7]) for row in rows if row[3] == _LISTENS and row[1][-4:] == f"{port:04X}"
+        }
+    return sys.platform != "linux" or owners == {os.geteuid()}
+
+
+def connected(url: str | None) -> Client:
+    """A client of the server, for `with`."""
+    from tailrace.client import Client
+
+    base = base_url(url)
+    return Client(base, token=key(base))
 
 
 class Target(NamedTuple):
@@ -88,7 +132,7 @@ async def address(run: str) -> str | None:
         from tailrace.client import AsyncClient
 
         base = base_url(None)
-        async with AsyncClient(base, token=key()) as client, asyncio.timeout(_ADDRESS_SECONDS):
+        async with AsyncClient(base, token=key(base)) as client, asyncio.timeout(_ADDRESS_SECONDS):
             await client.run(run)
     except Exception:  # noqa: BLE001 - nobody has asked for a server
         return None
@@ -107,9 +151,10 @@ def complete_run(
 
         from tailrace.client import Client
 
+        base = base_url(ctx.params.get("url"))
         with (
             httpx2.Client(timeout=_COMPLETION_SECONDS, trust_env=False) as http,
-            Client(base_url(ctx.params.get("url")), token=key(), http=http) as client,
+            Client(base, token=key(base), http=http) as client,
         ):
             found = client.runs(limit=100).runs
         return [
@@ -128,6 +173,7 @@ __all__ = [
     "address",
     "base_url",
     "complete_run",
+    "connected",
     "key",
     "shown",
     "target",

@@ -153,7 +153,7 @@ def _there(argv: tuple[str, ...], options: dict[str, Any]) -> int:
 
     base = base_url(options["url"])
     given = {"file": _file(argv[0], base), "args": list(argv[1:])}
-    with Client(base, token=key()) as client:
+    with Client(base, token=key(base)) as client:
         try:
             snapshot = client.start("script", given, timeout=options["timeout"])
         except OperationUnknown as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tailrace.cli.remote import base_url, complete_run, key, shown, url_option
+from tailrace.cli.remote import base_url, complete_run, connected, key, shown, url_option
 
 if TYPE_CHECKING:
     from tailrace.client import Client
@@ -32,12 +32,11 @@ def runs() -> None:
 def ls(url: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     from tailrace.cli import render
-    from tailrace.client import Client
     from tailrace.protocol.events import to_json
 
     found: list[dict[str, Any]] = []
     cursor: str | None = None
-    with Client(base_url(url), token=key()) as client:
+    with connected(url) as client:
         while len(found) < limit:
             size = min(limit - len(found), _PAGE)
             page = client.runs(state=state, limit=size, cursor=cursor)
@@ -82,7 +81,7 @@ def show(id: str, url: str | None, as_json: bool) -> None:
     from tailrace.protocol.events import to_json
 
     base = base_url(url)
-    with Client(base, token=key()) as client:
+    with Client(base, token=key(base)) as client:
         run = client.run(id)
     if as_json:
         click.echo(to_json(run))
@@ -104,10 +103,9 @@ def show(id: str, url: str | None, as_json: bool) -> None:
 @click.argument("id", metavar="ID", shell_complete=complete_run)
 def rerun(id: str, url: str | None, as_json: bool) -> None:
     """Start another run like that one, with its input and limits, and print its id."""
-    from tailrace.client import Client
     from tailrace.protocol.events import to_json
 
-    with Client(base_url(url), token=key()) as client:
+    with connected(url) as client:
         run = client.rerun(id)
     click.echo(to_json(run) if as_json else run["id"])
 
@@ -155,11 +153,10 @@ def rm(ids: tuple[str, ...], url: str | None) -> int:
 def _each(ids: tuple[str, ...], url: str | None, act: Callable[[Client, str], str]) -> int:
     """Do the same to all of them, also after one that was refused; the exit code."""
     from tailrace.cli import render
-    from tailrace.client import Client
     from tailrace.errors import ServerUnreachable, TailraceError
 
     code = 0
-    with Client(base_url(url), token=key()) as client:
+    with connected(url) as client:
         for id in ids:
             try:
                 click.echo(act(client, id), err=True)

@@ -99,7 +99,7 @@ def _watching(
 
     screen = Screen(quiet=options["quiet"])
     cuts = _Cuts(screen)
-    with Client(where.base, token=key(), sleep=cuts.pause) as client:
+    with Client(where.base, token=key(where.base), sleep=cuts.pause) as client:
         watching = Watching(client, where, screen, cuts, url=url, options=options)
         try:
             yield watching

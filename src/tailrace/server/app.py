@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import math
-import re
+import shlex
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
-from fastapi import Request
-from fastapi.responses import PlainTextResponse
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tailrace.errors import SettingsInvalid
 from tailrace.facade import Tailrace
 from tailrace.http.origins import Gate
+from tailrace.server import index, launch
 from tailrace.server.entrance import Entrance
-from tailrace.server.listener import BACKLOG, bracketed, listen, raise_limit, url
+from tailrace.server.launch import Launch
+from tailrace.server.listener import BACKLOG, listen, raise_limit, url
 from tailrace.server.protocol import Protocol
 from tailrace.server.settings import Settings
 
@@ -36,37 +37,6 @@ _DRAIN_SECONDS: Final = 2
 _SWITCH_SECONDS: Final = 0.0005
 
 _COLLECT: Final = (20_000, 20, 20)
-
-_SCRIPTS: Final = ("*.py", "*.sh")
-
-# What a Host header may bring into the commands of the index, which people paste into a shell.
-_ADDRESS: Final = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._/-]*)?", re.ASCII)
-
-_INDEX: Final = """\
-Tailrace: run anything long, watch it live, lose nothing.
-
-What can be run:
-
-  curl {base}/operations
-
-Start a run and watch it:
-
-  curl -N {base}/runs -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \
--d '{body}'
-{script}
-The runs so far (add /RUN_ID/events?format=text to watch one of them, from its beginning):
-
-  curl {base}/runs
-
-The endpoints: {base}/docs
-"""
-
-# Between quotes: a shell would take the question mark for a pattern.
-_RUN_FILE: Final = """
-Or a script, in one breath:
-
-  curl -N '{base}/run_file?file_path={name}'
-"""
 
 
 def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
@@ -90,33 +60,8 @@ def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
             profiles=settings.profiles,
             **settings.limits,
         )
-    name = _example(settings.allow_root)
-    body = '{"operation": "NAME", "input": {}}'
-    if name is not None:
-        body = f'{{"operation": "script", "input": {{"file": "{name}"}}}}'
-
-    async def index(request: Request) -> PlainTextResponse:
-        base = str(request.base_url).rstrip("/")
-        if _ADDRESS.fullmatch(base) is None:
-            base = f"http://{bracketed(settings.host)}:{settings.port}"
-        script = "" if name is None else _RUN_FILE.format(base=base, name=name)
-        return PlainTextResponse(
-            _INDEX.format(base=base, body=body, script=script),
-            headers={"x-content-type-options": "nosniff"},
-        )
-
-    runs.asgi.add_api_route("/", index, methods=["GET"], include_in_schema=False)
+    runs.asgi.include_router(index.router(settings, runs, entrance))
     return runs
-
-
-def _example(roots: Sequence[Path]) -> str | None:
-    """A script of these folders, if there is one that can be shown."""
-    for root in roots:
-        for pattern in _SCRIPTS:
-            for script in sorted(root.glob(pattern)):
-                if re.fullmatch(r"[A-Za-z0-9._-]+", script.name, re.ASCII):
-                    return script.name
-    return None
 
 
 # ------------------------------------------------------------------ its life
@@ -165,18 +110,25 @@ def _say(line: str) -> None:
 def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; then end streams and runs, and return.
 
-    `say` gets one line, with the URL, once requests are answered. Raises AddressUnusable,
+    `say` gets the URL, and ways in, once requests are answered. Raises AddressUnusable,
     SettingsInvalid, LogError.
     """
-    entrance = Entrance(settings)
-    runs = build(settings, entrance) if settings.app is None else None
-    served = Gate(runs.asgi, entrance.origins) if runs is not None else _found(str(settings.app))
     # Somebody's own app has its own ways to know who asks, and we none to know of them.
-    is_guarded = runs is not None and entrance.is_guarded
+    entrance = Entrance(settings) if settings.app is None else None
+    has_keys = entrance is not None and entrance.has_keys
     Protocol.max_connections = raise_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    with listen(settings.host, settings.port, is_guarded=is_guarded) as listener:
+    with listen(settings.host, settings.port, has_keys=has_keys) as listener:
         here = url(listener)
+        lines = [f"Tailrace listens at {here}"]
+        runs = None
+        if entrance is None:
+            served = _found(str(settings.app))
+        else:
+            entrance.launch = _launched(entrance, listener)
+            runs = build(settings, entrance)
+            served = Gate(runs.asgi, entrance.origins)
+            lines += _ways_in(entrance, here)
         config = uvicorn.Config(
             served,
             http=Protocol,
@@ -190,9 +142,34 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
             backlog=BACKLOG,
             timeout_graceful_shutdown=math.ceil(settings.grace) + _DRAIN_SECONDS,
         )
-        server = _Server(config, runs, lambda: say(f"Tailrace listens at {here}"))
+        server = _Server(config, runs, lambda: say("\n".join(lines)))
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
+
+
+def _launched(entrance: Entrance, listener: socket.socket) -> Launch | None:
+    """A way in for the user who starts this, on this machine alone: by its key whoever hears what
+    is said on a network could come in.
+    """
+    host, port = listener.getsockname()[:2]
+    if entrance.is_open or not ipaddress.ip_address(host).is_loopback:
+        return None
+    try:
+        return Launch(launch.ensured(launch.place()), port)
+    except SettingsInvalid:
+        if entrance.has_keys:
+            return None
+        raise
+
+
+def _ways_in(entrance: Entrance, here: str) -> list[str]:
+    if entrance.launch is None:
+        return []
+    key = shlex.quote(str(launch.place()))
+    return [
+        f"  in a browser  {here}/?login={entrance.launch.link()}",
+        f"  with curl     curl -H @{key} {here}/",
+    ]
 
 
 def _found(name: str) -> Any:

@@ -1,63 +1,71 @@
-"""Who is let in: whoever has a key, once there are any, and comes by a name that is ours."""
+"""Who is let in: whoever has a key and comes by a name that is ours, and who started the server."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Final
 
 from fastapi import Request
 
 from tailrace.errors import SettingsInvalid, Unauthorized
 from tailrace.http.origins import LOOPBACK_HOSTS, Origins
-from tailrace.protocol.access import OPEN, Access
+from tailrace.protocol.access import LOCAL, OPEN, SCOPES, Access
 from tailrace.server.keys import Keys
+from tailrace.server.launch import Launch
 from tailrace.server.listener import bracketed
 from tailrace.server.settings import Settings
 
 logger = logging.getLogger("tailrace.server")
 
+LAUNCHER: Final = Access.of(LOCAL, SCOPES)
+"""Who started the server: the same as whoever runs scripts in this user's terminals."""
+
 _MAKE: Final = "`tailrace keys create --name NAME --scopes run,watch` makes one."
+_WANTED: Final = (
+    "Send a key as `Authorization: Bearer KEY`, or `X-API-Key: KEY`; "
+    f"{_MAKE} Whoever started the server was told how to get in; `tailrace login` tells it again."
+)
 
 
 class Entrance:
     """The entrance of one server. Raises SettingsInvalid for keys or names that cannot be used.
 
-    Until there is a key, everybody of this machine is the same. The first one closes the server
-    for all who have none, also while it runs; and to revoke the last one does not open it again.
+    Closed, unless `no_auth` says otherwise. On loopback there is also a way in for the user who
+    started it: `launch`, once `serve` has put it here.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._keys = Keys(settings.keys)
         if settings.keys is not None and not self._keys.path.exists():
-            # A slip of the pen must not open the server.
             raise SettingsInvalid(
                 f"There is no file with keys at {settings.keys}.",
                 fix=f"tailrace keys create --file {settings.keys} --name NAME --scopes run,watch",
             )
-        self._is_open = settings.no_auth
-        self._is_closed = False
+        self.is_open = settings.no_auth
+        self.launch: Launch | None = None
         hosts = [*LOOPBACK_HOSTS, bracketed(settings.host), *settings.allow_host]
         # An address that stands for all of them is none by which one is called.
         called = [host for host in hosts if host not in ("0.0.0.0", "[::]")]  # noqa: S104
         self.origins = Origins(called, settings.allow_origin)
 
     @property
-    def is_guarded(self) -> bool:
-        """Whether a key is asked for."""
-        if not self._is_closed:
-            self._is_closed = bool(self._keys)
-        return self._is_closed and not self._is_open
+    def has_keys(self) -> bool:
+        """Whether others than the starter can prove who they are, and nobody else gets in."""
+        return not self.is_open and bool(self._keys)
 
-    def identify(self, request: Request) -> Access:
+    def identify(self, request: Request) -> Access | Awaitable[Access]:
         """Who asks. Raises Unauthorized."""
-        if not self.is_guarded:
+        if self.is_open:
             return OPEN
         secret = _secret(request)
+        launch = self.launch
         if secret is None:
-            raise Unauthorized(
-                "This server wants a key.",
-                fix=f"Send one as `Authorization: Bearer KEY`, or `X-API-Key: KEY`. {_MAKE}",
-            )
+            if launch is not None and launch.is_session(request.cookies):
+                return LAUNCHER
+            raise Unauthorized("This server wants to know who asks.", fix=_WANTED)
+        if launch is not None and launch.is_key(secret):
+            return LAUNCHER
         try:
             key = self._keys.find(secret)
         except SettingsInvalid as error:
@@ -68,7 +76,7 @@ class Entrance:
             ) from None
         if key is None:
             # Not which of the three, nor the key: it may be somebody's of another server.
-            raise Unauthorized("This key is unknown, revoked or expired.", fix=_MAKE)
+            raise Unauthorized("This key is unknown, revoked or expired.", fix=_WANTED)
         return Access.of(key.principal, key.scopes)
 
 
@@ -79,5 +87,5 @@ def _secret(request: Request) -> str | None:
         return request.headers.get("x-api-key")
     scheme, _, secret = sent.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
-        raise Unauthorized("Only `Authorization: Bearer KEY` is understood here.", fix=_MAKE)
+        raise Unauthorized("Only `Authorization: Bearer KEY` is understood here.", fix=_WANTED)
     return secret.strip()

@@ -49,14 +49,14 @@ def raise_limit() -> int | None:
     return max(soft - _RESERVED, soft // 2)
 
 
-def listen(host: str, port: int, *, is_guarded: bool = False) -> socket.socket:
-    """A socket that listens at a loopback address, or at any where there `is_guarded`; port 0
-    has one chosen.
+def listen(host: str, port: int, *, has_keys: bool = False) -> socket.socket:
+    """A socket that listens at a loopback address, or at any if it `has_keys`: if whoever comes
+    from elsewhere is asked for one, and can have one. Port 0 has one chosen.
 
-    Raises AddressUnusable: for an address that others than this machine can reach, though
-    nobody is asked for a key, one that is taken, and one that is not this machine's.
+    Raises AddressUnusable: for an address that others than this machine can reach without keys,
+    one that is taken, and one that is not this machine's.
     """
-    family, address = _resolved(host, port, is_guarded=is_guarded)
+    family, address = _resolved(host, port, has_keys=has_keys)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":
@@ -81,7 +81,7 @@ def _settle(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS)
 
 
-def _resolved(host: str, port: int, *, is_guarded: bool) -> tuple[socket.AddressFamily, Any]:
+def _resolved(host: str, port: int, *, has_keys: bool) -> tuple[socket.AddressFamily, Any]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
@@ -93,10 +93,10 @@ def _resolved(host: str, port: int, *, is_guarded: bool) -> tuple[socket.Address
     family, _, _, _, address = found[0]
     # What is looked at is what will be bound, not the name.
     is_ours = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
-    if not is_ours and not is_guarded:
+    if not is_ours and not has_keys:
         raise AddressUnusable(
-            f"{host} can be reached from other machines, and no key is asked for: "
-            "whoever reaches it could start and read everything.",
+            f"{host} can be reached from other machines, and there is no key to ask for: "
+            "whoever reaches it could start and read everything, or nobody anything.",
             fix="Make a key first: tailrace keys create --name NAME --scopes run,watch. Or use "
             f"--host 127.0.0.1, and from elsewhere `ssh -L {port}:127.0.0.1:{port} HOST`.",
         )

@@ -1,4 +1,4 @@
-import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from starlette.testclient import TestClient
 
 from tailrace.errors import LogError, SettingsInvalid
 from tailrace.facade import Tailrace
 from tailrace.server import app
+from tailrace.server.keys import Keys
 from tailrace.server.settings import Settings, load
 
 
@@ -76,43 +76,6 @@ def test_a_log_nobody_knows() -> None:
         app.build(Settings(log="nosuch://x"))
 
 
-def index(settings: Settings, **headers: str) -> httpx2.Response:
-    with TestClient(app.build(settings).asgi, base_url="http://127.0.0.1:4321") as client:
-        return client.get("/", headers=headers)
-
-
-def test_the_index_has_commands_to_copy(scripts: Path) -> None:
-    answer = index(Settings(log="memory:", allow_root=(scripts,)))
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    commands = [line for line in answer.text.splitlines() if line.startswith("  curl ")]
-    assert len(commands) == 4
-    assert all("http://127.0.0.1:4321/" in command for command in commands)
-    assert '"file": "hello.py"' in commands[1]
-    assert commands[2] == "  curl -N 'http://127.0.0.1:4321/run_file?file_path=hello.py'"
-    assert "\n\n\n" not in answer.text
-
-
-def test_the_index_without_scripts() -> None:
-    text = index(Settings(log="memory:")).text
-    assert '"operation": "NAME"' in text
-    assert "run_file" not in text
-    assert "\n\n\n" not in text
-
-
-def test_a_script_that_a_shell_would_take_apart_is_not_proposed(tmp_path: Path) -> None:
-    (tmp_path / "a'; rm -rf x.py").touch()
-    text = index(Settings(log="memory:", allow_root=(tmp_path,))).text
-    assert "rm -rf" not in text
-    assert "run_file" not in text
-
-
-@pytest.mark.parametrize("host", ["x$(reboot)", "x;reboot", "x'y", "x`y`"])
-def test_a_host_header_cannot_write_commands(host: str) -> None:
-    text = index(Settings(log="memory:"), host=host).text
-    assert host not in text
-    assert re.search(r"^  curl http://127\.0\.0\.1:[0-9]+/runs$", text, re.MULTILINE)
-
-
 # ------------------------------------------------------------------ serve
 
 
@@ -159,15 +122,62 @@ def test_it_says_where_it_listens_once_it_answers(servers: list[Any]) -> None:
     thread.start()
     assert thread.is_ready.wait(20), thread.error
     assert thread.error is None
-    assert len(thread.said) == 1
-    base = thread.said[0].rpartition(" ")[2]
+    [said] = thread.said
+    first, browser, curl = said.splitlines()
+    base = first.removeprefix("Tailrace listens at ")
     answer = httpx2.get(f"{base}/readyz", trust_env=False)
     assert answer.status_code == 200
     assert "server" not in answer.headers
+    assert httpx2.get(f"{base}/runs", trust_env=False).status_code == 401
+    with httpx2.Client(trust_env=False) as visitor:
+        assert visitor.get(browser.split()[-1]).status_code == 200
+        assert visitor.get(f"{base}/runs").status_code == 200
+    told = subprocess.run(
+        ["sh", "-c", curl.partition("with curl")[2]], capture_output=True, text=True, check=True
+    )
+    assert "What can be run" in told.stdout
     servers[0].should_exit = True
     thread.join(20)
     assert not thread.is_alive()
     assert servers[0].config.timeout_graceful_shutdown == 7
+
+
+@pytest.mark.parametrize("is_folder_bad", [False, True])
+def test_who_has_no_way_in(servers: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                           is_folder_bad: bool) -> None:  # fmt: skip
+    """With --no-auth nobody needs one; with keys others have theirs."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ("file" if is_folder_bad else "state")))
+    settings = Settings(log="memory:", port=0, no_auth=True)
+    if is_folder_bad:
+        keys = tmp_path / "keys.json"
+        Keys(keys).create("ci", ["watch"])
+        settings = Settings(log="memory:", port=0, keys=keys)
+    thread = Thread(settings)
+    thread.start()
+    assert thread.is_ready.wait(20), thread.error
+    assert thread.error is None
+    [said] = thread.said
+    assert "\n" not in said
+    base = said.removeprefix("Tailrace listens at ")
+    status = httpx2.get(f"{base}/runs", trust_env=False).status_code
+    assert status == (401 if is_folder_bad else 200)
+    assert not (tmp_path / "state").exists()
+    servers[0].should_exit = True
+    thread.join(20)
+
+
+def test_a_key_that_cannot_be_kept(
+    servers: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    thread = Thread(Settings(log="memory:", port=0))
+    thread.start()
+    thread.join(20)
+    assert isinstance(thread.error, SettingsInvalid)
+    assert "--no-auth" in thread.error.fix
+    assert thread.said == []
 
 
 def test_a_log_that_cannot_be_opened(servers: list[Any], tmp_path: Path) -> None:

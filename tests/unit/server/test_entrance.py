@@ -9,8 +9,9 @@ from tailrace.errors import SettingsInvalid, Unauthorized
 from tailrace.http.origins import LOOPBACK_HOSTS
 from tailrace.protocol.access import OPEN, Access
 from tailrace.server import keys as module
-from tailrace.server.entrance import Entrance
+from tailrace.server.entrance import LAUNCHER, Entrance
 from tailrace.server.keys import Keys
+from tailrace.server.launch import Launch
 from tailrace.server.settings import Settings
 
 
@@ -46,7 +47,7 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
     _, secret = Keys(file).create("ci", ["watch"])
     door = entrance(file)
-    assert door.is_guarded
+    assert door.has_keys
     file.chmod(0o644)
     with pytest.raises(Unauthorized, match="No key can be checked") as refused:
         door.identify(asking(x_api_key=secret))
@@ -54,17 +55,37 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(
     assert str(file) in caplog.text
 
 
-def test_without_keys_everybody_is_the_same(file: Path) -> None:
+def test_without_keys_nobody_is_let_in(file: Path) -> None:
     door = entrance(file)
-    assert not door.is_guarded
-    assert door.identify(asking()) == OPEN
-    assert door.identify(asking(authorization="Bearer anything")) == OPEN
+    assert not door.has_keys
+    for who in (asking(), asking(authorization="Bearer anything"), asking(cookie="tailrace-1=x")):
+        with pytest.raises(Unauthorized) as refused:
+            door.identify(who)
+        assert "tailrace keys create" in refused.value.fix
+        assert "tailrace login" in refused.value.fix
+
+
+def test_who_started_it_is_let_in(file: Path) -> None:
+    door = entrance(file)
+    key = f"tl_{'a' * 52}"
+    door.launch = Launch(key, 4000)
+    cookie = str(door.launch.redeem(door.launch.link())).partition(";")[0]
+    for who in (asking(authorization=f"Bearer {key}"), asking(x_api_key=key), asking(cookie=cookie),
+                asking(cookie=f"a=b; {cookie}; c=d")):  # fmt: skip
+        found = door.identify(who)
+        assert found == LAUNCHER
+        assert found.sees is None
+    for who in (asking(authorization=f"Bearer {key}a"), asking(cookie=cookie + "x"),
+                # A key that is sent counts, and not a cookie beside it.
+                asking(cookie=cookie, x_api_key="tr_x")):  # fmt: skip
+        with pytest.raises(Unauthorized):
+            door.identify(who)
 
 
 def test_with_one_everybody_needs_one(file: Path) -> None:
     _, secret = Keys(file).create("ci", ["run", "watch"])
     door = entrance(file)
-    assert door.is_guarded
+    assert door.has_keys
     for headers in ({"authorization": f"Bearer {secret}"}, {"x_api_key": secret},
                     {"authorization": f"bearer  {secret} "}):  # fmt: skip
         access = door.identify(asking(**headers))
@@ -77,15 +98,14 @@ def test_with_one_everybody_needs_one(file: Path) -> None:
         assert secret not in str(refused.value) + refused.value.fix
 
 
-def test_the_first_key_closes_an_open_server_and_the_last_does_not_open_it_again(
+def test_a_new_key_is_good_at_once_and_a_revoked_one_no_more(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
     door = entrance(file)
-    assert door.identify(asking()) == OPEN
     keys = Keys(file)
     key, secret = keys.create("ci", ["watch"])
-    assert door.is_guarded
+    assert door.identify(asking(x_api_key=secret)) == Access.of("key:ci", ["watch"])
     keys.revoke(key.id)
     for who in (asking(), asking(x_api_key=secret)):
         with pytest.raises(Unauthorized):
@@ -95,7 +115,7 @@ def test_the_first_key_closes_an_open_server_and_the_last_does_not_open_it_again
 def test_no_auth_lets_everybody_in(file: Path) -> None:
     Keys(file).create("ci", ["watch"])
     door = entrance(file, no_auth=True)
-    assert not door.is_guarded
+    assert not door.has_keys
     assert door.identify(asking()) == OPEN
 
 

@@ -34,7 +34,7 @@ def test_ipv6() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_nothing_but_loopback(host: str) -> None:
-    with pytest.raises(AddressUnusable, match="no key is asked for") as caught:
+    with pytest.raises(AddressUnusable, match="there is no key to ask for") as caught:
         listener.listen(host, 4000)
     assert "127.0.0.1" in caught.value.fix
 
