@@ -51,7 +51,9 @@ test: lint programs ## the same linters and every test
 programs:
 	@missing=; \
 	command -v Rscript >/dev/null || missing="$$missing r-base-core"; \
-	command -v curl >/dev/null || missing="$$missing curl"; \
+	for program in curl chromium slowhttptest; do \
+	    command -v $$program >/dev/null || missing="$$missing $$program"; \
+	done; \
 	if [ -n "$$missing" ] && [ -n "$${CI:-}" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "test: installing$$missing"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -19,17 +18,12 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.needs import needs
 from tests.processes import ROOT, START_SECONDS, free_port, marked, until
 
 GRACE = 1.0
 AT_ONCE = 2
 PROGRAMS = ROOT / "tests" / "programs"
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip where there is no such program, except in CI, which has to have it."""
-    is_missing = shutil.which(program) is None and not os.environ.get("CI")
-    return pytest.mark.skipif(is_missing, reason=f"there is no {program} here")
 
 
 pytestmark = [pytest.mark.slow, needs("curl")]

@@ -45,7 +45,8 @@ import click
     "--config",
     metavar="FILE",
     help="A TOML file. Its table [server] has these same names; [scripts] has survives, at_once, "
-    "timeout and limits for scripts; [profiles.NAME] says how a kind of script is run.",
+    "timeout and limits for scripts; [profiles.NAME] says how a kind of script is run; [limits] "
+    "and [limits.keyed] bound what one may do; [jwt] names an issuer whose tokens are believed.",
 )
 @click.option(
     "--keys",
@@ -56,7 +57,7 @@ import click
     "--no-auth",
     is_flag=True,
     default=None,
-    help="Let everybody of this machine in, though there are keys.",
+    help="Let everybody of this machine in, without a key.",
 )
 @click.option(
     "--allow-host",
@@ -70,11 +71,37 @@ import click
     multiple=True,
     help="A site whose pages may call the server, like https://app.example.com. May be repeated.",
 )
+@click.option(
+    "--trusted-proxy",
+    metavar="CIDR",
+    multiple=True,
+    help="Where a proxy is whose X-Forwarded-For and -Proto are believed. May be repeated.",
+)
+@click.option(
+    "--rate",
+    "rates",
+    metavar="SCOPE=RATE",
+    multiple=True,
+    help="How often each address may do it without a key, like run=60/minute; run=none lifts the "
+    "bound. May be repeated.",
+)
+@click.option(
+    "--audit",
+    metavar="FILE",
+    help="Where to append who did what, a line of JSON each; - is stderr.",
+)
+@click.option(
+    "--mask",
+    metavar="NAME",
+    multiple=True,
+    help="An environment variable whose value is neither kept nor shown. May be repeated.",
+)
 def serve(**flags: Any) -> None:
-    """Serve runs over HTTP: on this machine, or on others as well once there are keys.
+    """Serve runs over HTTP: on this machine, or to others as well once there are keys.
 
-    As long as `tailrace keys create` has made no key, whoever can connect from this machine may
-    start, read and cancel runs. The first key closes the server for everybody without one.
+    Nobody gets in without a key. Yours is made by itself: `tailrace` sends it, curl with the
+    option that is printed, and a browser is let in by the link that is printed. `tailrace keys
+    create` makes keys for others.
 
     With MODULE:APP, serve any ASGI app instead, from the folder you are in. One that mounts
     Tailrace gets its watchers for a fraction of what they cost elsewhere.

@@ -302,7 +302,8 @@ def _foreign_page(sent: bytes) -> OriginForbidden:
     return OriginForbidden(
         f"A page of the origin {_told(sent)} sent this request, and only pages of this server may.",
         fix="Add that origin to the server's origins, if its pages may do all that you may. "
-        "Behind a proxy that speaks TLS, have it send X-Forwarded-Proto.",
+        "Behind a proxy that speaks TLS, have it send X-Forwarded-Proto, and name it with "
+        "--trusted-proxy.",
     )
 
 

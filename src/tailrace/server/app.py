@@ -138,13 +138,22 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
             access_log=False,
             server_header=False,
             # Whoever can send X-Forwarded-For could otherwise be anybody.
-            proxy_headers=False,
+            proxy_headers=bool(settings.trusted_proxy),
+            forwarded_allow_ips=[*map(_mapped, settings.trusted_proxy), *settings.trusted_proxy],
             backlog=BACKLOG,
             timeout_graceful_shutdown=math.ceil(settings.grace) + _DRAIN_SECONDS,
         )
         server = _Server(config, runs, lambda: say("\n".join(lines)))
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
+
+
+def _mapped(network: str) -> str:
+    """As the peers are called of a socket that is for IPv6 and IPv4 (RFC 4291 §2.5.5.2)."""
+    found = ipaddress.ip_network(network)
+    if found.version == 6:
+        return network
+    return f"::ffff:{found.network_address}/{96 + found.prefixlen}"
 
 
 def _launched(entrance: Entrance, listener: socket.socket) -> Launch | None:

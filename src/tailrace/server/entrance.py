@@ -11,6 +11,7 @@ from fastapi import Request
 from tailrace.errors import SettingsInvalid, Unauthorized
 from tailrace.http.origins import LOOPBACK_HOSTS, Origins
 from tailrace.protocol.access import LOCAL, OPEN, SCOPES, Access
+from tailrace.server.issuer import Issuer, looks_like
 from tailrace.server.keys import Keys
 from tailrace.server.launch import Launch
 from tailrace.server.listener import bracketed
@@ -42,6 +43,7 @@ class Entrance:
                 f"There is no file with keys at {settings.keys}.",
                 fix=f"tailrace keys create --file {settings.keys} --name NAME --scopes run,watch",
             )
+        self._issuer = None if settings.jwt is None else Issuer(settings.jwt)
         self.is_open = settings.no_auth
         self.launch: Launch | None = None
         hosts = [*LOOPBACK_HOSTS, bracketed(settings.host), *settings.allow_host]
@@ -52,7 +54,7 @@ class Entrance:
     @property
     def has_keys(self) -> bool:
         """Whether others than the starter can prove who they are, and nobody else gets in."""
-        return not self.is_open and bool(self._keys)
+        return not self.is_open and (self._issuer is not None or bool(self._keys))
 
     def identify(self, request: Request) -> Access | Awaitable[Access]:
         """Who asks. Raises Unauthorized."""
@@ -66,6 +68,8 @@ class Entrance:
             raise Unauthorized("This server wants to know who asks.", fix=_WANTED)
         if launch is not None and launch.is_key(secret):
             return LAUNCHER
+        if self._issuer is not None and looks_like(secret):
+            return _sent_by(self._issuer, secret)
         try:
             key = self._keys.find(secret)
         except SettingsInvalid as error:
@@ -78,6 +82,17 @@ class Entrance:
             # Not which of the three, nor the key: it may be somebody's of another server.
             raise Unauthorized("This key is unknown, revoked or expired.", fix=_WANTED)
         return Access.of(key.principal, key.scopes)
+
+
+async def _sent_by(issuer: Issuer, token: str) -> Access:
+    """Whom a token is for. Raises Unauthorized."""
+    access = await issuer.find(token)
+    if access is None:
+        raise Unauthorized(
+            "This token is not valid here, or no more.",
+            fix="Get a new one from its issuer; the server's log says, at INFO, what is wrong.",
+        )
+    return access
 
 
 def _secret(request: Request) -> str | None:

@@ -97,7 +97,8 @@ def router(settings: Settings, engine: Engine, entrance: Entrance | None) -> API
         base = address(request)
         word = request.query_params.get("login")
         if word is not None and entrance is not None and entrance.launch is not None:
-            cookie = entrance.launch.redeem(word)
+            is_secure = request.url.scheme == "https"
+            cookie = entrance.launch.redeem(word, is_secure=is_secure)
             if cookie is not None:
                 page = _WELCOME.format(here=f"{base}/")
                 return HTMLResponse(page, headers={**PRIVATE, "set-cookie": cookie})

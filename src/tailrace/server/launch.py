@@ -130,16 +130,20 @@ class Launch:
             self._links.popitem(last=False)
         return word
 
-    def redeem(self, word: str) -> str | None:
-        """A Set-Cookie in exchange for a link's word; None for one that is unknown or used."""
+    def redeem(self, word: str, *, is_secure: bool = False) -> str | None:
+        """A Set-Cookie in exchange for a link's word; None for one that is unknown or used.
+        `is_secure`: it came by https, and is to go no other way.
+        """
         digest = _digest(word)
         if digest not in self._links:
             return None
         del self._links[digest]
         value = self._signed.dumps(self._cookie)
         value = value if isinstance(value, str) else value.decode("ascii")
+        secure = "; Secure" if is_secure else ""
         return (
             f"{self._cookie}={value}; Path=/; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Strict"
+            f"{secure}"
         )
 
     def is_key(self, secret: str) -> bool:

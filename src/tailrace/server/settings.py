@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tailrace.errors import SettingsInvalid
 from tailrace.eventlog.places import default_log
+from tailrace.protocol.access import SCOPES
 from tailrace.runners import profiles
 from tailrace.runners.profiles import Profiles
+from tailrace.server import issuer, values
+from tailrace.server.issuer import IssuerSettings
 from tailrace.supervisor import GRACE_SECONDS
 
 PREFIX: Final = "TAILRACE_"
@@ -22,8 +23,6 @@ PREFIX: Final = "TAILRACE_"
 
 _MAX_GRACE: Final = 3600.0
 _MAX_TIMEOUT: Final = 365 * 86_400.0
-# What setrlimit(2) takes.
-_MAX_LIMIT: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +42,15 @@ class Settings:
     `at_once`: how many run at the same time, the others are queued. `timeout`: seconds, for
     those that are started without one. `limits`: those of `runners.script.Limits` that differ
     from its defaults. `profiles`: how they are run; None: as shipped.
+
+    Of who may do how much: `jwt`: the issuer whose tokens are believed. `trusted_proxy`:
+    addresses and networks whose X-Forwarded-For and -Proto are believed. `rates`: by scope, as
+    "10/minute", or "none", for each address that has no key; `keyed_rates`: for each principal
+    that has one. `caps`: `streams` open at a time, `streams_each` of one of these, `watchers` of
+    a run, `run_bytes` of its events, `half_open` requests. All three: only what was said.
+
+    `audit`: the file that says who did what, a line of JSON each; Path("-"): stderr. `mask`:
+    environment variables whose values are not kept or shown.
     """
 
     host: str = "127.0.0.1"
@@ -60,6 +68,13 @@ class Settings:
     no_auth: bool = False
     allow_host: tuple[str, ...] = ()
     allow_origin: tuple[str, ...] = ()
+    trusted_proxy: tuple[str, ...] = ()
+    jwt: IssuerSettings | None = None
+    rates: Mapping[str, str] = field(default_factory=dict)
+    keyed_rates: Mapping[str, str] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+    audit: Path | None = None
+    mask: tuple[str, ...] = ()
     config: Path | None = None
 
 
@@ -76,15 +91,13 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Setti
     if config is not None:
         config = Path(config)
         chosen |= _read(config)
-    for name, (variable, _) in _SAID.items():
-        said = env.get(PREFIX + variable)
-        if said:
-            pieces = said.split(os.pathsep) if name == "allow_root" else said
-            chosen[name] = _checked(name, pieces, PREFIX + variable, Path())
-    for name, value in given.items():
-        chosen[name] = _checked(name, value, _SAID[name][1], Path())
+    for name, said, source in _said(given, env):
+        value = _checked(name, said, source, Path())
+        # To change one rate is not to forget the others.
+        chosen[name] = {**chosen.get(name, {}), **value} if name == "rates" else value
     stray = next((name for name in chosen if name not in _SERVED), None)
     if "app" in chosen and stray is not None:
+        stray = "limits" if stray in _COLLECTED else stray
         raise SettingsInvalid(
             f"{stray} is for Tailrace's own app, and {chosen['app']} is served instead.",
             fix=f"Leave {stray} out; the app says it itself, as Tailrace(log) "
@@ -94,7 +107,19 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Setti
     return Settings(**chosen, limits=limits, config=config)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _said(given: Mapping[str, Any], env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """Of a command line: names, what was said, and where; what wins comes last."""
+    for name, (variable, _) in _SAID.items():
+        said = env.get(PREFIX + variable)
+        if said:
+            pieces = said.split(os.pathsep) if name == "allow_root" else said
+            yield name, pieces, PREFIX + variable
+    for name, value in given.items():
+        yield name, value, _SAID[name][1]
+
+
+def _document(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a file, by name."""
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
@@ -106,13 +131,21 @@ def _read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         said = f"The settings file {path} is not TOML: {error}."
         raise SettingsInvalid(said, fix=_FORM) from None
-    known = (*_TABLES, "profiles")
+    known = ("server", "scripts", "limits", *_APART)
     stray = next(
         (name for name, table in document.items() if name not in known or type(table) is not dict),
         None,
     )
     if stray is not None:
         raise SettingsInvalid(f"{stray!r} in {path} is nothing that is read from there.", fix=_FORM)
+    keyed = document.get("limits", {}).pop("keyed", {})
+    if type(keyed) is not dict:
+        raise SettingsInvalid(f"'limits.keyed' in {path} is no table.", fix=_FORM)
+    return {**document, "limits.keyed": keyed}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document = _document(path)
     read: dict[str, Any] = {}
     for table, names in _TABLES.items():
         for name, value in document.get(table, {}).items():
@@ -122,12 +155,19 @@ def _read(path: Path) -> dict[str, Any]:
                     fix=f"The settings are {', '.join(names)}.",
                 )
             where = name if table == "server" else f"{table}.{name}"
-            read[name] = _checked(name, value, f"{where} in {path}", path.parent)
-    if document.get("profiles"):
-        try:
-            read["profiles"] = profiles.read(document["profiles"])
-        except SettingsInvalid as error:
-            raise SettingsInvalid(f"In {path}, {error}", fix=error.fix) from None
+            checked = _checked(name, value, f"{where} in {path}", path.parent)
+            if table == "limits":
+                read.setdefault("caps" if name in _CAPS else "rates", {})[name] = checked
+            elif table == "limits.keyed":
+                read.setdefault("keyed_rates", {})[name] = checked
+            else:
+                read[name] = checked
+    for table, reader in _APART.items():
+        if table in document:
+            try:
+                read[table] = reader(document[table], path.parent)
+            except SettingsInvalid as error:
+                raise SettingsInvalid(f"In {path}, {error}", fix=error.fix) from None
     return read
 
 
@@ -141,137 +181,67 @@ def _checked(name: str, value: Any, source: str, folder: Path) -> Any:
         raise SettingsInvalid(f"{source} must be {error}.", fix=example) from None
 
 
-def _host(value: Any, folder: Path) -> str:
-    del folder
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError("the name or address of this machine")
-    return value.strip().removeprefix("[").removesuffix("]")
-
-
-def _port(value: Any, folder: Path) -> int:
-    del folder
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:6])
-    # Not isinstance: True is an int to Python.
-    if type(value) is not int or not 0 <= value <= 65_535:
-        raise ValueError("a whole number from 0 to 65535")
-    return value
-
-
-def _log(value: Any, folder: Path) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("a path, sqlite:PATH, or memory:")
-    return value if ":" in value else str(folder / Path(value).expanduser())
-
-
-def _roots(value: Any, folder: Path) -> tuple[Path, ...]:
-    listed = [value] if isinstance(value, str | Path) else value
-    if not isinstance(listed, list | tuple) or not all(
-        isinstance(root, str | Path) and str(root) and "\0" not in str(root) for root in listed
-    ):
-        raise ValueError("a folder, or a list of folders")
-    roots = tuple((folder / Path(root).expanduser()).resolve() for root in listed)
-    missing = next((root for root in roots if not root.is_dir()), None)
-    if missing is not None:
-        raise ValueError(f"an existing folder, which {missing} is not")
-    return roots
-
-
-def _file(value: Any, folder: Path) -> Path:
-    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise ValueError("a file")
-    return folder / Path(value).expanduser()
-
-
-def _names(value: Any, folder: Path) -> tuple[str, ...]:
-    del folder
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not all(
-        isinstance(name, str) and name.strip() for name in listed
-    ):
-        raise ValueError("a name, or a list of names")
-    return tuple(name.strip() for name in listed)
-
-
-def _app(value: Any, folder: Path) -> str:
-    del folder
-    if not isinstance(value, str) or not all(value.partition(":")[::2]):
-        raise ValueError("a module and its ASGI app, with a colon between")
-    return value
-
-
-def _seconds(most: float) -> Callable[[Any, Path], float]:
-    def read(value: Any, folder: Path) -> float:
-        del folder
-        number = math.nan
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError, OverflowError):
-                number = float(value)
-        if not 0 < number <= most:
-            raise ValueError(f"a number of seconds, above 0 and at most {most:,.0f}")
-        return number
-
-    return read
-
-
-def _switch(value: Any, folder: Path) -> bool:
-    del folder
-    if isinstance(value, str):
-        value = _SWITCHES.get(value.lower())
-    if not isinstance(value, bool):
-        raise ValueError("true or false")  # noqa: TRY004 - of whoever wrote the settings
-    return value
-
-
-_SWITCHES: Final = {
-    **dict.fromkeys(("1", "true", "yes", "on"), True),
-    **dict.fromkeys(("0", "false", "no", "off"), False),
-}
-
-
-def _count(value: Any, folder: Path) -> int:
-    del folder
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:20])
-    if type(value) is not int or not 0 < value <= _MAX_LIMIT:
-        raise ValueError("a whole number, 1 or more")
-    return value
-
-
+# Of [scripts], and of [limits].
 _LIMITS: Final = ("output_bytes", "cpu_seconds", "file_bytes", "processes")
+_CAPS: Final = ("streams", "streams_each", "watchers", "run_bytes", "half_open")
 
 # How each is read, and what it may look like.
 _READ: Final[dict[str, tuple[Callable[[Any, Path], Any], str]]] = {
-    "host": (_host, "Give something like 127.0.0.1, or ::1."),
-    "port": (_port, "Give something like 4000, or 0 to have one chosen."),
-    "log": (_log, "Give something like runs.db, or memory: to keep nothing."),
-    "allow_root": (_roots, "Give a folder with the scripts that may be run."),
-    "grace": (_seconds(_MAX_GRACE), f"Give something like {GRACE_SECONDS:g}."),
-    "app": (_app, "Give something like main:app."),
-    "keys": (_file, "Give the file that `tailrace keys create --file FILE` makes."),
-    "allow_host": (_names, "Give names like tailrace.example.com."),
-    "allow_origin": (_names, "Give origins like https://app.example.com."),
-    "no_auth": (_switch, "Leave it out, and keys are asked for once there are any."),
-    "survives": (_switch, "Leave it out, and scripts end with the server."),
-    "at_once": (_count, "Give how many scripts may run at the same time, like 10."),
-    "timeout": (_seconds(_MAX_TIMEOUT), "Give something like 3600, or leave it out for none."),
-    "output_bytes": (_count, "Give how much a script may write, like 1073741824."),
-    "cpu_seconds": (_count, "Give how long a process may compute, like 3600."),
-    "file_bytes": (_count, "Give how large a file may become, like 1073741824."),
-    "processes": (_count, "Give how many processes the server's user may have, like 500."),
+    "host": (values.host, "Give something like 127.0.0.1, or ::1."),
+    "port": (values.port, "Give something like 4000, or 0 to have one chosen."),
+    "log": (values.log, "Give something like runs.db, or memory: to keep nothing."),
+    "allow_root": (values.roots, "Give a folder with the scripts that may be run."),
+    "grace": (values.seconds(_MAX_GRACE), f"Give something like {GRACE_SECONDS:g}."),
+    "app": (values.app, "Give something like main:app."),
+    "keys": (values.file, "Give the file that `tailrace keys create --file FILE` makes."),
+    "allow_host": (values.names, "Give names like tailrace.example.com."),
+    "allow_origin": (values.names, "Give origins like https://app.example.com."),
+    "trusted_proxy": (values.networks, "Give where your proxy is, like 127.0.0.1 or 10.1.0.0/16."),
+    "audit": (values.file_or_stderr, "Give something like audit.jsonl, or - for stderr."),
+    "mask": (values.variables, "Give names like API_TOKEN, of variables that are set."),
+    "rates": (values.rates, f"Give something like run=10/minute, or run={values.LIFTED}."),
+    "no_auth": (values.switch, "Leave it out, and keys are asked for once there are any."),
+    "survives": (values.switch, "Leave it out, and scripts end with the server."),
+    "at_once": (values.count, "Give how many scripts may run at the same time, like 10."),
+    "timeout": (
+        values.seconds(_MAX_TIMEOUT),
+        "Give something like 3600, or leave it out for none.",
+    ),
+    "output_bytes": (values.count, "Give how much a script may write, like 1073741824."),
+    "cpu_seconds": (values.count, "Give how long a process may compute, like 3600."),
+    "file_bytes": (values.count, "Give how large a file may become, like 1073741824."),
+    "processes": (values.count, "Give how many processes the server's user may have, like 500."),
+    **dict.fromkeys(SCOPES, (values.rate, f"Give something like 10/minute, or {values.LIFTED}.")),
+    "streams": (values.count, "Give how many streams may be open at the same time, like 5000."),
+    "streams_each": (values.count, "Give how many of them one principal may have, like 100."),
+    "watchers": (values.count, "Give how many may watch one run, like 1000."),
+    "run_bytes": (values.count, "Give how much the events of a run may take, like 1073741824."),
+    "half_open": (values.count, "Give how many requests may be unfinished, like 200."),
 }
 
 _TABLES: Final = {
     "server": (
         *("host", "port", "log", "allow_root", "grace", "app"),
-        *("keys", "allow_host", "allow_origin"),
+        *("keys", "allow_host", "allow_origin", "trusted_proxy", "audit", "mask"),
     ),
     "scripts": ("survives", "at_once", "timeout", *_LIMITS),
+    "limits": (*SCOPES, *_CAPS),
+    "limits.keyed": SCOPES,
 }
+
+# Tables that somebody else knows how to read.
+_APART: Final[Mapping[str, Callable[[Any, Path], Any]]] = {
+    "jwt": issuer.read,
+    "profiles": lambda table, _: profiles.read(table),
+}
+
+_COLLECTED: Final = ("rates", "keyed_rates", "caps")
 
 _FORM: Final = (
     f"Write a table [server] with some of {', '.join(_TABLES['server'])}, "
-    f"[scripts] with some of {', '.join(_TABLES['scripts'])}, or [profiles.NAME]."
+    f"[scripts] with some of {', '.join(_TABLES['scripts'])}, "
+    f"[limits] with some of {', '.join(_TABLES['limits'])}, [limits.keyed], [jwt], "
+    "or [profiles.NAME]."
 )
 
 # What each is called in the environment, and as a flag; the others stand in a file only.
@@ -281,9 +251,10 @@ _SAID: Final = {
     "no_auth": ("NO_AUTH", "--no-auth"),
     "survives": ("SURVIVE", "--survive"),
     "at_once": ("AT_ONCE", "--at-once"),
+    "rates": ("RATE", "--rate"),
 }
 
-_SERVED: Final = ("host", "port", "grace", "app")
+_SERVED: Final = ("host", "port", "grace", "app", "trusted_proxy")
 """What is also for somebody's own app."""
 
 __all__ = ["PREFIX", "Settings", "load"]

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from tailrace.server.settings import Settings
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """The settings it would have served with."""
-    for name in ("HOST", "PORT", "LOG", "ALLOW_ROOT", "GRACE", "CONFIG", "SURVIVE", "AT_ONCE"):
-        monkeypatch.delenv(f"TAILRACE_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("TAILRACE_")]:
+        monkeypatch.delenv(name)
     made: list[Settings] = []
     monkeypatch.setattr(app, "serve", made.append)
     return made
@@ -38,6 +39,36 @@ def test_flags_for_scripts(tailrace: Callable[..., Any], served: list[Settings])
     told = tailrace("serve", "--log", "x.db", "--survive", "--at-once", "3")
     assert (told.code, told.err) == (0, "")
     assert served == [Settings(log="x.db", survives=True, at_once=3)]
+
+
+def test_flags_for_who_may_do_how_much(
+    tailrace: Callable[..., Any], served: list[Settings]
+) -> None:
+    told = tailrace(
+        "serve", "--trusted-proxy", "127.0.0.1", "--trusted-proxy", "10.0.0.0/8",
+        "--rate", "run=60/minute", "--rate", "watch=none", "--audit", "-",
+        "--mask", "A", "--mask", "B",
+    )  # fmt: skip
+    assert (told.code, told.err) == (0, "")
+    assert served == [
+        Settings(
+            trusted_proxy=("127.0.0.1", "10.0.0.0/8"),
+            rates={"run": "60/minute", "watch": "none"},
+            audit=Path("-"),
+            mask=("A", "B"),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--trusted-proxy", "*"), ("--rate", "run=x"), ("--mask", "a b")]
+)
+def test_a_wrong_flag_is_named(
+    tailrace: Callable[..., Any], served: list[Settings], flag: str, value: str
+) -> None:
+    told = tailrace("serve", flag, value)
+    assert (told.code, served) == (125, [])
+    assert told.err.startswith(f"tailrace: {flag} must be ")
 
 
 def test_a_wrong_flag(tailrace: Callable[..., Any], served: list[Settings]) -> None:
@@ -100,4 +131,4 @@ def test_a_port_that_is_taken(tailrace: Callable[..., Any]) -> None:
 
 def test_the_help_says_what_a_key_does(tailrace: Callable[..., Any]) -> None:
     said = " ".join(tailrace("serve", "--help").out.split())
-    assert "The first key closes the server for everybody without one." in said
+    assert "Nobody gets in without a key." in said

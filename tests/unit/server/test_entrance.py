@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jwt
 import pytest
 from fastapi import Request
 
@@ -10,9 +11,13 @@ from tailrace.http.origins import LOOPBACK_HOSTS
 from tailrace.protocol.access import OPEN, Access
 from tailrace.server import keys as module
 from tailrace.server.entrance import LAUNCHER, Entrance
+from tailrace.server.issuer import IssuerSettings
 from tailrace.server.keys import Keys
 from tailrace.server.launch import Launch
 from tailrace.server.settings import Settings
+from tests.issuing import AUDIENCE, ISSUER, claims
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -135,3 +140,26 @@ def test_by_which_names_it_is_called(file: Path, host: str, name: str, is_known:
     verdict = door.origins.decide("GET", [(b"host", name.encode())])
     assert (verdict.refusal is None) == is_known
     assert "localhost" in LOOPBACK_HOSTS
+
+
+async def test_tokens_of_an_issuer(file: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * 32)
+    secret.chmod(0o600)
+    door = entrance(file, jwt=IssuerSettings(issuer=ISSUER, audience=AUDIENCE, secret_file=secret))
+    assert door.has_keys
+    token = jwt.encode(claims(scope="watch"), b"s" * 32, "HS256")
+
+    async def found(**headers: str) -> Access:
+        access = door.identify(asking(**headers))
+        return access if isinstance(access, Access) else await access
+
+    assert await found(authorization=f"Bearer {token}") == Access.of("jwt:ada", ["watch"])
+    forged = jwt.encode(claims(scope="admin"), b"t" * 32, "HS256")
+    for wrong in (forged, token[:-4], token.rpartition(".")[0] + "."):
+        with pytest.raises(Unauthorized, match="token is not valid") as refused:
+            await found(x_api_key=wrong)
+        assert wrong not in str(refused.value) + refused.value.fix
+    # Keys are known as before.
+    _, key = Keys(file).create("ci", ["run"])
+    assert (await found(x_api_key=key)).principal == "key:ci"

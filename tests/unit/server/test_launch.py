@@ -136,6 +136,11 @@ def test_a_link_is_good_once(door: Launch) -> None:
     assert door.redeem(word) is None
 
 
+def test_a_cookie_that_came_by_https_goes_no_other_way(door: Launch) -> None:
+    assert "Secure" not in str(door.redeem(door.link()))
+    assert str(door.redeem(door.link(), is_secure=True)).endswith("; Secure")
+
+
 @pytest.mark.parametrize("word", ["", "x", "\ud800", "a" * 10_000])
 def test_what_is_no_link(door: Launch, word: str) -> None:
     door.link()

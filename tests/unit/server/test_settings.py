@@ -5,6 +5,7 @@ import pytest
 
 from tailrace.errors import SettingsInvalid
 from tailrace.eventlog.places import default_log
+from tailrace.server.issuer import IssuerSettings
 from tailrace.server.settings import Settings, load
 
 
@@ -84,14 +85,18 @@ def test_an_unknown_key_is_named_with_its_file_and_the_known_ones(tmp_path: Path
     assert "'prot'" in str(caught.value)
     assert str(config) in str(caught.value)
     assert caught.value.fix == (
-        "The settings are host, port, log, allow_root, grace, app, keys, allow_host, allow_origin."
+        "The settings are host, port, log, allow_root, grace, app, keys, allow_host, allow_origin, "
+        "trusted_proxy, audit, mask."
     )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[sever]\nport = 1\n", "port = 1\n", "server = 4\n", "profiles = []\n", "[[scripts]]\n"],
-)
+    [
+        "[sever]\nport = 1\n", "port = 1\n", "server = 4\n", "profiles = []\n", "[[scripts]]\n",
+        "jwt = 4\n", "limits = 4\n", "['limits.keyed']\nrun = '1/day'\n",
+    ],
+)  # fmt: skip
 def test_another_table_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsInvalid, match=r"nothing that is read") as caught:
         load({"config": written(tmp_path, text)}, {})
@@ -264,9 +269,12 @@ def test_what_is_wrong_with_a_profile_is_said_with_its_file(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "given",
-    [{"log": "x.db"}, {"allow_root": ("/",)}, {"survives": True}, {"at_once": 3}],
+    [
+        {"log": "x.db"}, {"allow_root": ("/",)}, {"survives": True}, {"at_once": 3},
+        {"audit": "-"}, {"mask": ("X",)}, {"allow_host": ("x",)},
+    ],
     ids=lambda given: next(iter(given)),
-)
+)  # fmt: skip
 def test_what_is_not_for_an_app_of_one_s_own(given: dict[str, object]) -> None:
     (name,) = given
     with pytest.raises(SettingsInvalid, match=f"^{name} is for Tailrace's own app, and m:a is"):
@@ -279,9 +287,25 @@ def test_nor_is_what_a_file_says_of_scripts(tmp_path: Path, text: str) -> None:
         load({"app": "m:a", "config": written(tmp_path, text)}, {})
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("[limits]\nrun = 'none'\n", "limits"),
+        ("[limits]\nstreams = 4\n", "limits"),
+        ("[limits.keyed]\nrun = 'none'\n", "limits"),
+        ("[jwt]\nissuer = 'x'\naudience = 'y'\njwks = 'z'\n", "jwt"),
+    ],
+)
+def test_nor_who_may_do_how_much(tmp_path: Path, text: str, name: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"^{name} is for Tailrace's own app"):
+        load({"app": "m:a", "config": written(tmp_path, text)}, {})
+
+
 def test_what_is() -> None:
-    settings = load({"app": "m:a", "host": "::1", "port": 0, "grace": 1.0}, {})
+    flags = {"app": "m:a", "host": "::1", "port": 0, "grace": 1.0, "trusted_proxy": ("10.0.0.7",)}
+    settings = load(flags, {})
     assert (settings.app, settings.grace) == ("m:a", 1.0)
+    assert settings.trusted_proxy == ("10.0.0.7",)
 
 
 def test_who_is_let_in(tmp_path: Path) -> None:
@@ -302,3 +326,145 @@ def test_who_is_let_in(tmp_path: Path) -> None:
 def test_names_and_files_that_are_none(tmp_path: Path, line: str) -> None:
     with pytest.raises(SettingsInvalid, match=line.split(maxsplit=1)[0]):
         load({"config": written(tmp_path, f"[server]\n{line}\n")}, {})
+
+
+# ------------------------------------------------------------------ who may do how much
+
+LIMITS = """\
+[limits]
+run = "10/minute"
+watch = "None"
+streams = 1
+streams_each = 2
+watchers = 3
+run_bytes = 4
+half_open = 5
+
+[limits.keyed]
+run = "20 per hour"
+admin = "1/second"
+"""
+
+
+def test_limits_in_a_file(tmp_path: Path) -> None:
+    settings = load({"config": written(tmp_path, LIMITS)}, {})
+    assert settings.rates == {"run": "10/minute", "watch": "none"}
+    assert settings.keyed_rates == {"run": "20 per hour", "admin": "1/second"}
+    assert settings.caps == {
+        "streams": 1, "streams_each": 2, "watchers": 3, "run_bytes": 4, "half_open": 5,
+    }  # fmt: skip
+    assert settings.limits == {}
+
+
+def test_only_what_was_said_is_there() -> None:
+    settings = Settings()
+    assert (settings.rates, settings.keyed_rates, settings.caps) == ({}, {}, {})
+    assert (settings.jwt, settings.trusted_proxy) == (None, ())
+    assert (settings.audit, settings.mask) == (None, ())
+
+
+def test_to_change_one_rate_is_not_to_forget_the_others(tmp_path: Path) -> None:
+    config = written(tmp_path, LIMITS)
+    env = {"TAILRACE_RATE": "run=2/minute,cancel=2/day"}
+    flags = {"config": config, "rates": ("run=3/minute", "emit=none")}
+    assert load(flags, env).rates == {
+        "run": "3/minute", "watch": "none", "cancel": "2/day", "emit": "none",
+    }  # fmt: skip
+    assert load({"config": config}, env).rates["run"] == "2/minute"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[limits]\nrun = 'x'\n", "limits.run in {} must be a rate like 10/minute, or none."),
+        ("[limits]\nrun = 10\n", "limits.run in {} must be a rate like 10/minute, or none."),
+        ("[limits]\nstreams = 0\n", "limits.streams in {} must be a whole number, 1 or more."),
+        ("[limits]\nruns = 'none'\n", "'runs' in {} is not a setting of [limits]."),
+        ("[limits.keyed]\nrun = '1'\n",
+         "limits.keyed.run in {} must be a rate like 10/minute, or none."),
+        ("[limits.keyed]\nstreams = 4\n", "'streams' in {} is not a setting of [limits.keyed]."),
+        ("[limits]\nkeyed = 4\n", "'limits.keyed' in {} is no table."),
+        ("[limits.others]\nrun = '1/day'\n", "'others' in {} is not a setting of [limits]."),
+    ],
+)  # fmt: skip
+def test_limits_without_sense_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    config = written(tmp_path, text)
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert str(caught.value) == said.format(config)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "said"),
+    [
+        ({"rates": ("run",)}, {}, "--rate must be a rate like"),
+        ({}, {"TAILRACE_RATE": "x=1/day"}, "TAILRACE_RATE must be SCOPE=RATE"),
+        (
+            {"trusted_proxy": ("*",)},
+            {},
+            "--trusted-proxy must be where a proxy is, and not everywhere: ",
+        ),
+        (
+            {},
+            {"TAILRACE_TRUSTED_PROXY": "::/0"},
+            "TAILRACE_TRUSTED_PROXY must be where a proxy is, and not",
+        ),
+        ({"mask": ("a-b",)}, {}, "--mask must be names of environment variables"),
+        ({}, {"TAILRACE_MASK": "A,,B"}, "TAILRACE_MASK must be a name"),
+        ({"audit": "a\0"}, {}, "--audit must be a file"),
+    ],
+)
+def test_what_is_wrong_with_a_flag_or_a_variable(
+    flags: dict[str, object], env: dict[str, str], said: str
+) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        load(flags, env)
+    assert str(caught.value).startswith(said)
+    assert caught.value.fix
+
+
+def test_proxies_audit_and_masks(tmp_path: Path) -> None:
+    config = written(
+        tmp_path,
+        '[server]\ntrusted_proxy = "10.1.0.0/16"\naudit = "a.jsonl"\nmask = ["A", "B"]\n',
+    )
+    found = load({"config": config}, {})
+    assert found.trusted_proxy == ("10.1.0.0/16",)
+    assert (found.audit, found.mask) == (tmp_path / "a.jsonl", ("A", "B"))
+    env = {
+        "TAILRACE_TRUSTED_PROXY": "127.0.0.1,::1", "TAILRACE_AUDIT": "-", "TAILRACE_MASK": "C",
+    }  # fmt: skip
+    found = load({"config": config}, env)
+    assert found.trusted_proxy == ("127.0.0.1", "::1")
+    assert (found.audit, found.mask) == (Path("-"), ("C",))
+    found = load({"trusted_proxy": ("10.0.0.7",), "audit": "b", "mask": ("D", "E")}, env)
+    assert found.trusted_proxy == ("10.0.0.7",)
+    assert (found.audit, found.mask) == (Path("b"), ("D", "E"))
+
+
+def test_an_issuer_stands_in_a_file_only(tmp_path: Path) -> None:
+    text = '[jwt]\nissuer = "https://i"\naudience = "t"\njwks = "keys.json"\nleeway = 5\n'
+    found = load({"config": written(tmp_path, text)}, {"TAILRACE_JWT": "x"}).jwt
+    assert found == IssuerSettings(
+        issuer="https://i", audience="t", jwks=tmp_path / "keys.json", leeway=5.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[jwt]\n", "In {}, jwt needs issuer."),
+        ("[jwt]\nsecret = 's3cret'\n", "In {}, jwt.secret is not one of issuer, audience, jwks, "),
+        ("[jwt]\nissuer = 4\n", "In {}, jwt.issuer must be a text."),
+    ],
+)
+def test_what_is_wrong_with_an_issuer_is_said_with_its_file(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    config = written(tmp_path, text)
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert str(caught.value).startswith(said.format(config))
+    assert "s3cret" not in str(caught.value)
+    assert "audience =" in caught.value.fix
