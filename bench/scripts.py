@@ -204,6 +204,8 @@ def serving(folder: Path) -> Iterator[int]:
     words = [
         "serve",
         "--no-auth",
+        "--rate",
+        "run=none",
         "--port",
         "0",
         "--log",

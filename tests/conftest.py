@@ -1,3 +1,4 @@
+import atexit
 import os
 import signal
 import tempfile
@@ -10,9 +11,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Those of whoever runs the tests must not close the servers that the tests start, nor must the
 # tests leave a key behind for theirs.
-os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
-_state = tempfile.TemporaryDirectory()
-os.environ["XDG_STATE_HOME"] = _state.name
+_home = tempfile.TemporaryDirectory()
+atexit.register(_home.cleanup)
+for _kind in ("CONFIG", "STATE"):
+    os.environ[f"XDG_{_kind}_HOME"] = f"{_home.name}/{_kind.lower()}"
 os.environ.pop("TAILRACE_KEYS", None)
 os.environ.pop("TAILRACE_KEY", None)
 

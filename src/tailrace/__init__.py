@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from tailrace.eventlog.sqlite import SqliteLog
     from tailrace.facade import Tailrace
     from tailrace.http.eventsource import EventSourceResponse
+    from tailrace.http.limits import Limits
     from tailrace.operations import Operation
+    from tailrace.protocol.access import Access
     from tailrace.protocol.events import Event
     from tailrace.protocol.lifecycle import State
     from tailrace.protocol.runs import RunRecord
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
     "AsyncClient",
     "Client",
     "Event",
     "EventLog",
     "EventSourceResponse",
+    "Limits",
     "MemoryLog",
     "Operation",
     "Retention",
@@ -60,11 +64,13 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "Access": "tailrace.protocol.access",
     "AsyncClient": "tailrace.client",
     "Client": "tailrace.client",
     "Event": "tailrace.protocol.events",
     "EventLog": "tailrace.eventlog.contract",
     "EventSourceResponse": "tailrace.http.eventsource",
+    "Limits": "tailrace.http.limits",
     "MemoryLog": "tailrace.eventlog.memory",
     "Operation": "tailrace.operations",
     "Retention": "tailrace.eventlog.retention",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from tailrace.errors import LogClosed, LogError, RunUnknown, SettingsInvalid
 from tailrace.eventlog.contract import EventLog
 from tailrace.operations import Operation, Operations, Traits
 from tailrace.protocol.events import OUTPUT, Event
+from tailrace.protocol.masking import Masks, is_maskable
 from tailrace.run import RunContext
 from tailrace.runners.profiles import PROGRAM, Profile, Profiles
 from tailrace.runners.profiles import read as profile_tables
@@ -32,6 +34,12 @@ Streams = Literal["separate", "merge"]
 
 _STRIDE: Final = 256
 _RETRY_SECONDS: Final = 0.5
+
+# What a variable of the environment is called that has a secret: a word of its name says so.
+_SECRETIVE: Final = re.compile(
+    r"(?:^|[_.-])(?:[A-Z0-9]*(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)|CREDENTIALS?)S?(?:$|[_.-])",
+    re.ASCII | re.IGNORECASE,
+)
 
 logger = logging.getLogger("tailrace.builtin")
 
@@ -56,7 +64,8 @@ class Scripts:
 
     `log`: has what was told of them. `spools`: has what they write. `roots`: the folders
     their files must be below. `profiles`: how they are run. `survives`: they go on when this
-    process ends, and the next one takes them up.
+    process ends, and the next one takes them up. `masks`: what they must not show; what their
+    profiles' `env` has under a name like API_TOKEN is masked as well.
     """
 
     log: EventLog
@@ -65,6 +74,7 @@ class Scripts:
     profiles: Profiles = field(default_factory=Profiles)
     limits: Limits = field(default_factory=Limits)
     survives: bool = False
+    masks: Masks = field(default_factory=Masks)
 
     @property
     def operation(self) -> Work:
@@ -110,7 +120,23 @@ class Scripts:
             merge=given["stderr"] == "merge",
             limits=self.limits,
             survives=self.survives,
+            masks=self._masks(run, profile, is_known=is_known),
         )
+
+    def _masks(self, run: str, profile: Profile, *, is_known: bool) -> Masks:
+        masks = self.masks.also(secretive(profile.env))
+        if not is_known:
+            return masks
+        # Exactly those it was begun with: what is told next begins where that was held back.
+        marks = self.spools.marks(run)
+        chosen = masks.of(run, marks)
+        if len(chosen.marks(run)) < len(marks):
+            logger.warning(
+                "%s was started with secrets that are not known here any more: "
+                "if it still writes them, they are not masked",
+                run,
+            )
+        return chosen
 
     # --- traits ------------------------------------------------------------------------
 
@@ -144,7 +170,8 @@ class Scripts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminal:
     """The operations of whoever sits at a terminal: in their folder, with their environment and
-    their rights. `plain`: nobody draws what a program writes; `size`: of their terminal.
+    their rights. `plain`: nobody draws what a program writes; `size`: of their terminal. `masks`:
+    what programs must not show.
     """
 
     spools: Spools
@@ -152,6 +179,7 @@ class Terminal:
     profiles: Profiles = field(default_factory=Profiles)
     plain: bool = True
     size: tuple[int, int] = (24, 80)
+    masks: Masks = field(default_factory=Masks)
 
     async def script(self, run: RunContext, file: str, args: list[str]) -> dict[str, Any]:
         """Run a script and tell its output."""
@@ -168,7 +196,13 @@ class Terminal:
     ) -> dict[str, Any]:
         env = environment(run.id, profile.env, inherit=True, plain=self.plain)
         program = Program(
-            argv=argv, env=env, profile=profile, cwd=self.cwd, tail=tail, size=self.size
+            argv=argv,
+            env=env,
+            profile=profile,
+            cwd=self.cwd,
+            tail=tail,
+            size=self.size,
+            masks=self.masks,
         )
         return await execute(run, program, self.spools.folder(run.id))
 
@@ -180,6 +214,7 @@ def scripts(
     *,
     survives: bool = False,
     profiles: Profiles | Mapping[str, Any] | None = None,
+    masks: Masks | None = None,
     **limits: int | None,
 ) -> Scripts:
     """`Scripts`, checked. See `Engine.allow_scripts`."""
@@ -192,14 +227,27 @@ def scripts(
             "Scripts cannot survive this process: its log does not.",
             fix="Keep the log in a file, or leave out survives.",
         )
+    if not isinstance(profiles, Profiles):
+        profiles = profile_tables(profiles or {})
+    masks = masks or Masks()
+    for profile in profiles:
+        # Said now: later it would be a run that is refused.
+        masks.also(secretive(profile.env))
     return Scripts(
         log=log,
         spools=spools,
         roots=folders,
-        profiles=profiles if isinstance(profiles, Profiles) else profile_tables(profiles or {}),
+        profiles=profiles,
         limits=Limits(**limits),
         survives=survives,
+        masks=masks,
     )
+
+
+def secretive(env: Mapping[str, str]) -> list[str]:
+    """The values of an environment that are secrets, by their names, like DB_PASSWORD."""
+    named = (value for name, value in env.items() if _SECRETIVE.search(name))
+    return [value for value in named if is_maskable(value)]
 
 
 def spools(log: EventLog) -> Spools:
@@ -207,24 +255,27 @@ def spools(log: EventLog) -> Spools:
     return Spools.temporary(log) if log.folder is None else Spools(log.folder)
 
 
-def inherit(log: EventLog, operations: Operations) -> None:
+def inherit(log: EventLog, operations: Operations, masks: Masks | None = None) -> None:
     """Have every process that opens a log go on with the programs that others left there, where
     they have ended: what they wrote, and how they ended, is in their spools. What still goes
-    on is for a server that runs scripts.
+    on is for a server that runs scripts; so is what may have secrets that `masks` does not know.
     """
     if log.folder is None:
         return
-    spools, profiles = Spools(log.folder), Profiles()
+    spools, profiles, known = Spools(log.folder), Profiles(), masks or Masks()
 
     def resumes(run: str) -> bool | None:
-        return None if spools.goes_on(run) else spools.has(run)
+        if spools.goes_on(run) or not spools.marks(run) <= known.marks(run):
+            return None
+        return spools.has(run)
 
     async def left(run: RunContext, **given: Any) -> dict[str, Any]:
         """Go on with a program that another process started."""
         file = Path(str(given.get("file", "")))
         profile = profiles.of(file, is_known=True) if "file" in given else profiles[PROGRAM]
         argv = given.get("argv") or [str(file)]
-        program = Program(argv=argv, env={MARK: run.id}, profile=profile)
+        chosen = known.of(run.id, spools.marks(run.id))
+        program = Program(argv=argv, env={MARK: run.id}, profile=profile, masks=chosen)
         return await execute(run, program, spools.folder(run.id), partial(told, log, run.id))
 
     # This process may be a short one: what it has not told by then is for the next.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tailrace.errors import TailraceError
-from tailrace.outlet import GONE, End, Frame, Outlet
+from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.projections.contract import Projection, Types
 from tailrace.protocol import events
 from tailrace.protocol.problems import document
@@ -134,6 +134,14 @@ class Cohort:
             self._home.settle(self)
         if self.members:
             self._home.schedule(self)
+
+    def part(self) -> None:
+        """The last of its watchers has left. What it was sending goes now, not when the collector
+        comes by: that counts objects, and these few hold much.
+        """
+        self._frame = None
+        self._unserved = []
+        self.reader.part()
 
     def leave(self) -> None:
         """The server goes away: end the stream properly, and soon."""
@@ -265,7 +273,9 @@ class Cohort:
         self._home.arm(self, self._pulse.deadline)
         try:
             await rest
-        except GONE:
+        except Exception as error:
+            if not is_gone(error):
+                raise
             self._has_left = True
         finally:
             self._pulse.unblock()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, overload
@@ -27,6 +27,7 @@ from tailrace.protocol.access import LOCAL
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal
+from tailrace.protocol.masking import Masks
 from tailrace.protocol.runs import RunQuery, RunRecord, check_run_id, run_id
 from tailrace.run import Run, RunContext
 from tailrace.runners.spools import Spools
@@ -41,8 +42,10 @@ class Engine:
     """Runs operations and keeps what they tell.
 
     `log`: see `open_log`. `retention`: how long runs are kept. `grace`: seconds that work
-    which is asked to stop may take. The engine starts with the first thing asked of it, or
-    with `async with engine`, and belongs to that event loop.
+    which is asked to stop may take. `secrets`: texts of at least 8 characters that are told as
+    `***` whoever says them; not in a run's input, which the work needs as it is. The engine
+    starts with the first thing asked of it, or with `async with engine`, and belongs to that
+    event loop. Raises SettingsInvalid for a secret that is too short.
     """
 
     def __init__(
@@ -52,10 +55,15 @@ class Engine:
         retention: Retention | None = None,
         grace: float = GRACE_SECONDS,
         dispatcher: Dispatcher | None = None,
+        secrets: Iterable[str] = (),
     ) -> None:
-        self.log = open_log(log, retention)
+        self.masks = Masks(secrets)
+        """What hides the secrets."""
+        self.log = open_log(log, retention, self.masks)
         self.identify: Callable[[Any], Any] | None = None
         """Finds out who asks for something over HTTP; see `Tailrace`."""
+        self.rates: Any = None
+        """Counts how often; see `Tailrace`."""
         self.operations = Operations()
         self._hub = Hub(self.log, self.start)
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
@@ -96,7 +104,7 @@ class Engine:
         self.log.listen(self._arrived)
         self._supervisor.begin()
         self._dispatcher.bind(self._supervisor.execute)
-        builtin.inherit(self.log, self.operations)
+        builtin.inherit(self.log, self.operations, self.masks)
         stack.push_async_callback(self._dispatcher.close)
         stack.callback(self._supervisor.stop_all)
         await self._upkeep.reap()
@@ -213,7 +221,7 @@ class Engine:
         Raises NotADirectoryError for something that is no folder, SettingsInvalid for a rule
         that makes no sense.
         """
-        scripts = builtin.scripts(self.log, self.spools, roots, **rules)
+        scripts = builtin.scripts(self.log, self.spools, roots, masks=self.masks, **rules)
         self.offer(
             scripts.operation,
             name=builtin.SCRIPT,

@@ -17,7 +17,8 @@
     │   ├── OriginForbidden    403   another site's page asks for what starts something
     │   ├── BodyNotJson        415
     │   ├── BodyTooLarge       413
-    │   └── EventTooLarge      413
+    │   ├── EventTooLarge      413
+    │   └── TooManyRequests    429   asked too often, or too many streams are open
     ├── Conflict                     the moment's: what was asked does not fit the state
     │   ├── RunEnded           409   nothing follows a terminal event
     │   ├── RunActive          409   only a finished run can be forgotten
@@ -47,6 +48,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -65,6 +67,11 @@ class TailraceError(Exception):
         super().__init__(message)
         self.fix = fix
         self.details = details
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the HTTP answer says in its head, by names in lower case."""
+        return {}
 
 
 class RequestError(TailraceError):
@@ -152,6 +159,11 @@ class Unauthorized(RequestError):
     code = "unauthorized"
     title = "Who is asking?"
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        # RFC 9110, 11.6.1: it must say how one is asked to identify oneself.
+        return {"www-authenticate": 'Bearer realm="tailrace"'}
+
 
 class ScopeMissing(RequestError):
     """A key that is good, but not for this."""
@@ -199,6 +211,26 @@ class EventTooLarge(RequestError):
     status = 413
     code = "event-too-large"
     title = "The event is too large"
+
+
+class TooManyRequests(RequestError):
+    """Asked too often, or too many streams are open; after `retry_after` seconds there may be
+    room again. `limits`: further headers, which tell of a rate.
+    """
+
+    status = 429
+    code = "too-many-requests"
+    title = "Too many requests"
+
+    def __init__(self, message: str, *, retry_after: int = 1, **details: Any) -> None:
+        # One that is read back may say anything.
+        self.retry_after = max(1, retry_after) if type(retry_after) is int else 1
+        super().__init__(message, **details)
+        self.limits: Mapping[str, str] = {}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"retry-after": str(self.retry_after), **self.limits}
 
 
 class Conflict(TailraceError):

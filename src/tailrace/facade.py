@@ -16,6 +16,7 @@ from tailrace.errors import FormatUnknown, TailraceError
 from tailrace.eventlog.contract import EventLog
 from tailrace.http import app, problems, runs, scripts
 from tailrace.http.asking import asked
+from tailrace.http.limits import Limits, Rates
 from tailrace.http.stream import RunStream, Telling
 from tailrace.protocol.access import Access
 from tailrace.protocol.cursor import Cursor
@@ -40,7 +41,8 @@ class Tailrace(Engine):
     answers a name (or an `Access`, with scopes), may be a coroutine function, and may raise what
     refuses the request (`tailrace.errors.Unauthorized`, starlette's HTTPException). Runs belong
     to whoever starts them; to everybody else they do not exist. Without it, all requests are of
-    one principal.
+    one principal. `limits`: how often each may ask, and how many streams may be open; without
+    it there are no bounds.
 
         runs = Tailrace(principal=lambda request: request.state.user.name)
     """
@@ -50,10 +52,14 @@ class Tailrace(Engine):
         log: str | Path | EventLog | None = None,
         *,
         principal: Identify | None = None,
+        limits: Limits | None = None,
         **options: Any,
     ) -> None:
         super().__init__(log, **options)
         self.identify = principal
+        if limits is not None:
+            self.hub.seats = limits.seats()
+            self.rates = Rates(limits) if limits.rates or limits.keyed else None
 
     @cached_property
     def asgi(self) -> FastAPI:

@@ -27,6 +27,7 @@ from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor, Resume, resume
 from tailrace.protocol.runs import RunRecord
 from tailrace.rounds import SLICE_SECONDS, Due, Rounds, Timed
+from tailrace.seats import Seats
 from tailrace.subscription import Subscription
 
 LATE_SECONDS: Final = 1.0
@@ -47,6 +48,8 @@ class Hub:
         self._touching: set[asyncio.Future[None]] = set()
         self._rounds = Rounds()
         self.clock = Clock()
+        self.seats = Seats()
+        """How many streams may be open."""
 
     def publish(self, block: Block) -> None:
         """Take a committed block from the log."""
@@ -243,7 +246,7 @@ class Hub:
     def _retire(self, cohort: Cohort) -> None:
         self._part(cohort.reader.channel, cohort.reader)
         # It may be in the midst of a long history, for nobody.
-        cohort.reader.close(End.LEFT)
+        cohort.part()
         self.clock.disconnect(cohort)
         if self._lanes.get(cohort.lane) is cohort:
             del self._lanes[cohort.lane]
@@ -265,6 +268,7 @@ class Hub:
         self._subscriptions.clear()
         self._connections.clear()
         self._watchers = 0
+        self.seats = self.seats.anew()
 
     def end(self) -> None:
         """Let go of every reader that is left: the log has nothing more to tell here."""

@@ -12,10 +12,18 @@ from typing import Final, Protocol
 
 from anyio import BrokenResourceError, ClosedResourceError
 
-GONE: Final = (OSError, BrokenResourceError, ClosedResourceError)
-"""How `send` says that the client is gone: that of granian and hypercorn, and that of Starlette's
-BaseHTTPMiddleware, which hands on through a stream of anyio's.
-"""
+from tailrace.seats import Seat
+
+_GONE: Final = (OSError, BrokenResourceError, ClosedResourceError)
+_CLOSED: Final = "handler is closed"
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether `send` says with it that the client is gone, as granian and hypercorn do by an
+    OSError, BaseHTTPMiddleware, which hands on through a stream of anyio's, by that stream's
+    errors, and uvloop, in the moment before it has told the server, by a RuntimeError.
+    """
+    return isinstance(error, _GONE) or (isinstance(error, RuntimeError) and _CLOSED in str(error))
 
 
 class End(StrEnum):
@@ -58,11 +66,12 @@ class Holder(Protocol):
 class Outlet(ABC):
     """One watcher's way out, held by one `holder` at a time."""
 
-    __slots__ = ("has_left", "holder")
+    __slots__ = ("has_left", "holder", "seat")
 
     def __init__(self) -> None:
         self.holder: Holder | None = None
         self.has_left = False
+        self.seat: Seat | None = None
 
     @abstractmethod
     def push(self, frame: Frame) -> Awaitable[None] | None:
@@ -84,3 +93,6 @@ class Outlet(ABC):
         holder, self.holder = self.holder, None
         if holder is not None:
             holder.drop(self)
+        seat, self.seat = self.seat, None
+        if seat is not None:
+            seat.free()

@@ -70,6 +70,13 @@ class Subscription:
             self.end = end
             self.wake()
 
+    def part(self) -> None:
+        """`close`, with nobody to tell it to, and let go of what was read for them."""
+        self._woken = None
+        self._ahead = _NOTHING
+        self._aside = []
+        self.close(End.LEFT)
+
     def interject(self, frame: bytes) -> None:
         """Send something that is no event of the run."""
         # Where nothing may stand between the bytes (`output`) a keep-alive is empty, and an

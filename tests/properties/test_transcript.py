@@ -1,4 +1,6 @@
-"""Whatever a program writes and wherever a server stops: each byte is in the log once."""
+"""Whatever a program writes and wherever a server stops: each byte is in the log once, and of a
+secret none.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.protocol.events import draft
+from tailrace.protocol.masking import Masks
 from tailrace.protocol.output import CHUNK_BYTES, raw
 from tailrace.runners.markers import Said
 from tailrace.runners.output import Reading
@@ -21,7 +24,13 @@ from tailrace.runners.transcript import Told, Transcript
 END = {"code": 0, "signal": None, "reason": None}
 STREAMS = {STDOUT: "stdout", STDERR: "stderr"}
 
+# One has the other's end as its beginning; one is cut by what is no text.
+SECRETS = ["s3cret-s3cret-é", "cret-éclair\n[5/10] z", "::log info hush-hush", "fai\tled failed"]
+MASKS = [None, Masks(), Masks(SECRETS), Masks([*SECRETS, "x" * 4000, "s3cret-s3"])]
+
 SYLLABLES = [
+    b"s3cret-", b"s3", b"cret-", b"-\xc3", b"\xa9", b"\xa9clair\n", "cret-éclair".encode(),
+    b"s3cret-s3cret-\xc3", b"::log info hush", b"-hush\n", b"fai\tled ",
     b"\n", b"\r", b"\r\n", b"[3/10] x\n", b"[9/10] y\r", b"::log info a\n", b"::log ", b"error b",
     b'::result {"a": 1}\n', b"::result 2", b"::progress 4/5\n", b"failed\n", b"fai",
     "é".encode(), "€".encode(), "𝄞".encode(), b"\xe2", b"\x82", b"\xac", b"\xf0\x9d", b"\xff",
@@ -47,9 +56,9 @@ def frames(parts: list[tuple[int, bytes, float]]) -> list[Frame]:
     return [*made, Frame(EXIT, at, json.dumps(END).encode(), 0)]
 
 
-def transcript(told: Told | None = None) -> Transcript:
+def transcript(masks: Masks | None, told: Told | None = None) -> Transcript:
     reading = Reading(failure=re.compile("^failed"))
-    return Transcript(reading) if told is None else Transcript(reading, told)
+    return Transcript(reading, told or Told(), masks)
 
 
 def lists(one: Transcript, batches: list[list[Frame]]) -> Iterator[list[Said]]:
@@ -95,24 +104,26 @@ def latest(log: list[Said]) -> dict[str, Any] | None:
     return {key: told[-1][key] for key in told[-1] if key not in unsure} if told else None
 
 
-@given(written, st.data())
+@given(written, st.sampled_from(MASKS), st.data())
 def test_wherever_a_server_stops(
-    parts: list[tuple[int, bytes, float]], data: st.DataObject
+    parts: list[tuple[int, bytes, float]], masks: Masks | None, data: st.DataObject
 ) -> None:
     made = frames(parts)
-    whole = [event for said in lists(transcript(), [[frame] for frame in made]) for event in said]
+    one_by_one = lists(transcript(masks), [[frame] for frame in made])
+    whole = [event for said in one_by_one for event in said]
     log: list[Said] = []
     # One after the other dies after some list, though before the very last one, which has what
     # the lines without an end say: with it the run is over.
     for _ in range(data.draw(st.integers(1, 3))):
-        told = list(lists(transcript(from_log(log)), batched(data, made)))
+        told = list(lists(transcript(masks, from_log(log)), batched(data, made)))
         for said in told[: data.draw(st.integers(0, len(told) - 1))]:
             log += said
-    for said in lists(transcript(from_log(log)), batched(data, made)):
+    for said in lists(transcript(masks, from_log(log)), batched(data, made)):
         log += said
 
     for kind, stream in STREAMS.items():
-        assert bytes_of(log, stream) == b"".join(part[1] for part in parts if part[0] == kind)
+        content = b"".join(part[1] for part in parts if part[0] == kind)
+        assert bytes_of(log, stream) == (masks or Masks()).apply(content)
     offsets = [payload["offset"] for type, payload in log if type == "output"]
     assert offsets == sorted(offsets)
     assert sorted(map(str, marked(log))) == sorted(map(str, marked(whole)))

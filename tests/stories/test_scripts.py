@@ -37,7 +37,7 @@ class Server:
         self.scripts.mkdir(exist_ok=True)
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
-        words = ["serve", "--no-auth", "--port", str(self.port)]
+        words = ["serve", "--no-auth", "--rate", "run=none", "--port", str(self.port)]
         words += ["--log", str(folder / "log.db")]
         words += ["--allow-root", str(self.scripts), "--grace", str(GRACE), *options]
         self.said = folder / "said.txt"

@@ -344,6 +344,114 @@ async def test_who_has_no_time_to_tell_it_all_leaves_it_to_the_next(tmp_path: Pa
     assert written(events) == b"on\n" + b"".join(b"%059d\n" % n for n in range(60_000))
 
 
+# --- secrets ---------------------------------------------------------------------------
+
+SECRET = "hunter2-hunter2"
+SLOWLY = (
+    f"printf 'a hunter2-'; {GO}; echo 'hunter2 b'; printf '::result \"hunter2-'; echo 'hunter2\"'"
+)
+
+
+def guarded(tmp_path: Path, secrets: list[str], *, scripts: bool = True) -> Engine:
+    engine = Engine(tmp_path / "log.db", grace=0.1, secrets=secrets)
+    if scripts:
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        engine.allow_scripts(tmp_path / "scripts", survives=True)
+    return engine
+
+
+async def half_told(tmp_path: Path) -> str:
+    """A run whose process has gone in the middle of a secret."""
+    async with guarded(tmp_path, [SECRET]) as engine:
+        (tmp_path / "scripts" / "it.sh").write_text(SLOWLY)
+        record, _ = await engine.submit("script", {"file": "it.sh"})
+        async for event in engine.run(record.id).events():
+            if event.type == "output":
+                break
+    return record.id
+
+
+async def test_a_secret_over_the_border_of_two_processes(tmp_path: Path) -> None:
+    run = await half_told(tmp_path)
+    async with guarded(tmp_path, [SECRET, "another-secret"]) as engine:
+        (tmp_path / "scripts" / "go").touch()
+        events = await soon(collected(engine, run))
+        assert written(events) == b'a *** b\n::result "***"\n'
+        assert loads((await engine.record(run)).result)["result"] == "***"
+    assert SECRET.encode() not in (tmp_path / "log.db").read_bytes()
+
+
+async def test_who_does_not_know_the_secrets_leaves_it_to_others(tmp_path: Path) -> None:
+    run = await half_told(tmp_path)
+    (tmp_path / "scripts" / "go").touch()
+    await until(lambda: not is_alive(tmp_path / "log.db.spools" / run))
+    for secrets in ([], ["another-secret"]):
+        async with guarded(tmp_path, secrets, scripts=False) as engine:
+            assert (await engine.record(run)).state is State.RUNNING
+    async with guarded(tmp_path, [SECRET], scripts=False) as engine:
+        assert written(await soon(collected(engine, run))) == b'a *** b\n::result "***"\n'
+
+
+async def test_a_secret_that_is_not_known_any_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who takes the setting away must know; better than a run that nobody ever ends."""
+    run = await half_told(tmp_path)
+    (tmp_path / "scripts" / "go").touch()
+    async with guarded(tmp_path, []) as engine:
+        events = await soon(collected(engine, run))
+    assert events[-1].type == "complete"
+    assert "not known here any more" in caplog.text
+
+
+async def test_what_a_profile_hands_to_its_scripts(tmp_path: Path) -> None:
+    engine = Engine("memory:", grace=0.1)
+    env = {"API_TOKEN": "t0ken-t0ken", "PIN_KEY": "1234", "GREETING": "good morning"}
+    engine.allow_scripts(tmp_path, profiles={"shell": {"env": env}})
+    (tmp_path / "env.sh").write_text('echo "$API_TOKEN $PIN_KEY $GREETING"')
+    (tmp_path / "env.py").write_text("print('t0ken-t0ken')")
+    async with engine:
+        assert written(await told(engine, "script", file="env.sh")) == b"*** 1234 good morning\n"
+        assert written(await told(engine, "script", file="env.py")) == b"t0ken-t0ken\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("API_TOKEN", True),
+        ("token", True),
+        ("GITHUB_TOKENS", True),
+        ("APIKEY", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("PGPASSWORD", True),
+        ("DB_PASSWD", True),
+        ("SSH_KEY_FILE", True),
+        ("GOOGLE_APPLICATION_CREDENTIALS", True),
+        ("KEYBOARD", False),
+        ("TOKENIZERS_PARALLELISM", False),
+        ("PATH", False),
+    ],
+)
+def test_which_variables_are_secret(name: str, is_one: bool) -> None:
+    assert bool(builtin.secretive({name: "long enough"})) is is_one
+    assert builtin.secretive({name: "short"}) == []
+
+
+def test_a_secret_of_a_profile_that_cannot_be_masked(tmp_path: Path) -> None:
+    profiles = {"shell": {"env": {"API_TOKEN": "x" * 5000}}}
+    with pytest.raises(SettingsInvalid, match="4,096 bytes"):
+        Engine("memory:").allow_scripts(tmp_path, profiles=profiles)
+
+
+async def test_a_terminal_may_mask_as_well(tmp_path: Path) -> None:
+    engine = Engine("memory:", grace=0.1, secrets=[SECRET])
+    terminal = Terminal(spools=engine.spools, cwd=tmp_path, masks=engine.masks)
+    engine.offer(terminal.command, name="command")
+    async with engine:
+        code = "printf hunter2-; sleep 0.05; echo hunter2"
+        assert written(await told(engine, "command", argv=["sh", "-c", code])) == b"***\n"
+
+
 def test_scripts_cannot_outlive_a_log_that_does_not_last(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="its log does not"):
         Engine("memory:").allow_scripts(tmp_path, survives=True)

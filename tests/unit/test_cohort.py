@@ -19,7 +19,7 @@ from tailrace.eventlog.contract import READ_BYTES, Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
 from tailrace.hub import Hub, begins
-from tailrace.outlet import GONE, End, Frame, Outlet
+from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.projections import stream
 from tailrace.projections.output import Output
 from tailrace.protocol.blocks import Block
@@ -28,6 +28,7 @@ from tailrace.protocol.sse import Decoder
 from tailrace.protocol.wire import HEARTBEAT_SECONDS, WRITE_DEADLINE_SECONDS
 from tailrace.pulse import LEAVE_SECONDS, Pulse
 from tailrace.rounds import BEAT_SECONDS
+from tailrace.subscription import Subscription
 from tailrace.testing.logbook import ended, ending, logs, started, using
 from tests.faultylog import FaultyLog
 from tests.waiting import soon, turns, until
@@ -551,7 +552,14 @@ async def test_any_other_fault_lets_them_go(
 
 
 @pytest.mark.parametrize(
-    "fault", [ConnectionResetError(), ClosedResourceError(), ZeroDivisionError()]
+    "fault",
+    [
+        ConnectionResetError(),
+        ClosedResourceError(),
+        RuntimeError("the handler is closed"),
+        RuntimeError(),
+        ZeroDivisionError(),
+    ],
 )
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_send_that_fails_is_its_own_watchers_end(
@@ -570,7 +578,7 @@ async def test_a_send_that_fails_is_its_own_watchers_end(
     assert broken.has_left
     assert not broken.ends
     gc.collect()
-    assert told == ([] if isinstance(fault, GONE) else [fault])
+    assert told == ([] if is_gone(fault) else [fault])
     asyncio.get_running_loop().set_exception_handler(None)
     await log.append(ending(run))
     await until(lambda: all(wire.ends for wire in sound))
@@ -891,3 +899,32 @@ async def test_who_was_told_elsewhere_is_not_from_the_future(log: FaultyLog) -> 
         assert start.after == 1
     here.left()
     await gone(hub)
+
+
+def alive() -> dict[int, object]:
+    """Whatever sends, or is sent."""
+    kinds = Frame | Cohort | Subscription
+    return {id(thing): thing for thing in gc.get_objects() if isinstance(thing, kinds)}
+
+
+@pytest.mark.parametrize("is_blocked", [False, True])
+async def test_whoever_has_left_holds_nothing(hub: Hub, log: FaultyLog, is_blocked: bool) -> None:
+    """The collector counts objects, and does not know how much each of them holds."""
+    gc.collect()
+    before = alive()
+    run = await started(log)
+    wires = await party(hub, run, 2)
+    for wire in wires if is_blocked else ():
+        wire.block()
+    await log.append(Append(run, logs(50)))
+    await until(lambda: all(wire.frames for wire in wires))
+    gc.disable()
+    try:
+        for wire in wires:
+            wire.left()
+            wire.unblock()
+        await gone(hub)
+        await turns(5)
+        assert alive().keys() <= before.keys()
+    finally:
+        gc.enable()

@@ -30,6 +30,7 @@ from tailrace.errors import (
     RunEnded,
     RunFailed,
     RunUnknown,
+    SettingsInvalid,
     TailraceError,
 )
 from tailrace.eventlog.contract import Append, EventLog
@@ -979,3 +980,43 @@ async def test_what_cannot_be_taken_up_is_lost(tmp_path: Path) -> None:
     Programs().offer(second)
     async with second:
         assert await ended(second, run.id) is State.LOST
+
+
+# --- secrets ---------------------------------------------------------------------------
+
+SECRET = "hunter2-hunter2"
+
+
+async def test_no_secret_is_kept_whoever_tells_it(tmp_path: Path) -> None:
+    async def tells(run: RunContext, key: str) -> dict[str, str]:
+        run.log(f"the key is {key}", key=key)
+        run.output(f"{key}\n")
+        run.progress(1, 2, message=key)
+        if run.operation == "fails":
+            raise ValueError(f"{key} is refused")
+        return {key: key}
+
+    engine = Engine(tmp_path / "a.db", secrets=[SECRET])
+    tell, fail = (engine.operation(name=name)(tells) for name in ("tells", "fails"))
+    async with engine:
+        for run in [await operation.start(key=SECRET) for operation in (tell, fail)]:
+            await soon(run.wait())
+            told = [event.data for event in await kept(engine.log, run.id)]
+            assert SECRET.encode() not in b"".join(told)
+            record = await run.record()
+            for column in (record.progress, record.result, record.error):
+                assert SECRET.encode() not in (column or b"")
+            # The work needs it as it is: what starts a run is no place for secrets.
+            assert SECRET.encode() in record.input
+        assert b'"error":"*** is refused"' in told[-1]
+
+
+async def test_secrets_that_cannot_be_masked(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="8 characters"):
+        Engine(tmp_path / "a.db", secrets=["short"])
+
+
+def test_without_secrets_the_log_is_as_it_was() -> None:
+    log = MemoryLog()
+    assert Engine(log).log is log
+    assert not Engine(log).masks

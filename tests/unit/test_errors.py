@@ -72,6 +72,16 @@ def test_an_error_carries_its_fix_and_details() -> None:
     assert errors.RunUnknown("Gone.").details == {}
 
 
+def test_some_errors_have_headers() -> None:
+    assert errors.RunUnknown("Gone.").headers == {}
+    assert errors.Unauthorized("Who?").headers["www-authenticate"].startswith("Bearer ")
+    error = errors.TooManyRequests("Later.", fix="Wait.", retry_after=7)
+    assert (error.fix, error.headers) == ("Wait.", {"retry-after": "7"})
+    error.limits = {"ratelimit": '"run";r=0;t=7'}
+    assert error.headers == {"retry-after": "7", "ratelimit": '"run";r=0;t=7'}
+    assert errors.TooManyRequests("Later.", retry_after=-1).headers == {"retry-after": "1"}
+
+
 def test_a_moved_state_is_named() -> None:
     error = StateMoved("It is completed.", state="completed")
     assert error.state == "completed"

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 import pytest
 
 from tailrace.outlet import End, Frame, Outlet
+from tailrace.seats import Seats
 
 
 class Bare(Outlet):
@@ -54,3 +55,13 @@ def test_whoever_leaves_is_dropped_once() -> None:
     outlet.left()
     assert holder.dropped == [outlet]
     assert outlet.holder is None
+
+
+def test_who_has_left_frees_its_seat_once() -> None:
+    seats = Seats(each=5)
+    others = seats.take("a")
+    outlet = Bare()
+    outlet.seat = seats.take("a")
+    for _ in range(3):
+        outlet.left()
+    assert seats.taken == others.taken == 1

@@ -7,9 +7,11 @@ from pathlib import Path
 import platformdirs
 
 from tailrace.eventlog.contract import EventLog
+from tailrace.eventlog.masked import MaskedLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
 from tailrace.eventlog.sqlite import SqliteLog
+from tailrace.protocol.masking import Masks
 
 
 def default_log() -> Path:
@@ -17,11 +19,19 @@ def default_log() -> Path:
     return Path(platformdirs.user_state_path("tailrace", appauthor=False)) / "tailrace.db"
 
 
-def open_log(place: str | Path | EventLog | None, retention: Retention | None) -> EventLog:
-    """The log at `place`: None (the default file), a path, `sqlite:PATH`, or `memory:`.
+def open_log(
+    place: str | Path | EventLog | None, retention: Retention | None, masks: Masks | None = None
+) -> EventLog:
+    """The log at `place`: None (the default file), a path, `sqlite:PATH`, or `memory:`. What
+    is in `masks` is not kept there.
 
     Raises ValueError for a scheme that is not known.
     """
+    log = _found(place, retention)
+    return MaskedLog(log, masks) if masks else log
+
+
+def _found(place: str | Path | EventLog | None, retention: Retention | None) -> EventLog:
     if place is None:
         return SqliteLog(default_log(), retention)
     if isinstance(place, Path):

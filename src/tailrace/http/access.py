@@ -16,6 +16,8 @@ from starlette.types import Scope
 
 from tailrace.engine import Engine
 from tailrace.errors import ScopeMissing, Unauthorized
+from tailrace.http.audit import audited, is_audited
+from tailrace.http.limits import KNOWN, Fields
 from tailrace.http.problems import ProblemRoute, guarded
 from tailrace.http.tickets import redeemed
 from tailrace.protocol.access import ADMIN, CANCEL, EMIT, OPEN, RUN, WATCH, Access
@@ -38,12 +40,10 @@ NEEDS: Final[dict[tuple[str, str], str]] = {
     ("GET", "/metrics"): WATCH,
 }
 
-_KNOWN: Final = "tailrace.access"
-
 
 async def identified(engine: Engine, scope: Scope) -> Access:
     """Who asks. Raises Unauthorized, or what else the engine's `identify` does."""
-    known = scope.get(_KNOWN)
+    known = scope.get(KNOWN)
     if isinstance(known, Access):
         return known
     access = OPEN
@@ -59,13 +59,13 @@ async def identified(engine: Engine, scope: Scope) -> Access:
             if found is None:
                 raise
         access = found if isinstance(found, Access) else Access.of(found)
-    scope[_KNOWN] = access
+    scope[KNOWN] = access
     return access
 
 
 def asker(request: Request) -> Access:
     """Who was found to ask."""
-    access: Access = request.scope[_KNOWN]
+    access: Access = request.scope[KNOWN]
     return access
 
 
@@ -82,12 +82,41 @@ def guarding(engine: Engine) -> type[ProblemRoute]:
 
             async def admitted(request: Request) -> Response:
                 access = await identified(engine, request.scope)
-                check(access, needs[request.method])
-                return await handle(request)
+                need = needs[request.method]
+                check(access, need)
+                fields: Fields = ()
+                if engine.rates is not None:
+                    fields = await engine.rates.admit(request.scope, need)
+                response = await handle(request)
+                response.raw_headers.extend(fields)
+                return response
 
-            return guarded(admitted)
+            answered = guarded(admitted)
+
+            async def recorded(request: Request) -> Response:
+                response = await answered(request)
+                if is_audited():
+                    audited(
+                        request.scope.get(KNOWN),
+                        request.method,
+                        self.path_format,
+                        _about(request, response),
+                        response.status_code,
+                        request.client,
+                    )
+                return response
+
+            return recorded
 
     return Route
+
+
+def _about(request: Request, response: Response) -> str | None:
+    """The run that a request was about, or has started."""
+    run = request.path_params.get("run") or response.headers.get("tailrace-run")
+    if run is None and response.status_code < 300:
+        run = response.headers.get("location", "").rpartition("/")[2]
+    return run or None
 
 
 def _needed(method: str, path: str) -> str:

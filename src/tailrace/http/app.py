@@ -6,15 +6,18 @@ import re
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import LogError
 from tailrace.http import openapi, problems, reference, runs, scripts
-from tailrace.http.access import guarding
+from tailrace.http.access import guarding, mounted
 from tailrace.http.crowd import Crowd
+from tailrace.http.problems import ProblemRoute
 from tailrace.protocol.runs import RunQuery
 
 _DESCRIPTION = "Run anything long, watch it live, lose nothing."
@@ -56,23 +59,34 @@ def build(engine: Engine) -> FastAPI:
         title="Tailrace",
         description=_DESCRIPTION,
         lifespan=engine.lifespan,
-        # FastAPI's own pages load their scripts from elsewhere.
+        # FastAPI's own pages load their scripts from elsewhere; and what it answers by itself
+        # has no headers of ours.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
     )
     app.include_router(runs.router(engine))
     app.include_router(scripts.router(engine))
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
+    public = APIRouter(route_class=ProblemRoute)
 
-    @app.get("/docs", include_in_schema=False)
+    @public.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         return reference.response(app.openapi(), request)
 
-    @app.get("/healthz", tags=["server"], summary="Whether the process answers")
+    @public.get("/openapi.json", include_in_schema=False)
+    async def document(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")
+        servers = {"servers": [{"url": root}]} if root else {}
+        return JSONResponse({**app.openapi(), **servers})
+
+    @public.get("/healthz", tags=["server"], summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get(
+    @public.get(
         "/readyz",
         tags=["server"],
         summary="Whether runs can be started and watched",
@@ -108,14 +122,33 @@ def build(engine: Engine) -> FastAPI:
             media_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
+    app.include_router(public)
     app.include_router(guarded)
     return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     refusal = cast("HTTPException", error)
+    if refusal.status_code == 404 and (there := _elsewhere(request)) is not None:
+        return RedirectResponse(there, headers=problems.PRIVATE)
     allowed = _allowed(request) if refusal.status_code == 405 else {}
     return problems.from_starlette(refusal, request, allowed)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A fault outside of our own routes. Starlette raises it again, for the server to log."""
+    return problems.faulty()
+
+
+def _elsewhere(request: Request) -> str | None:
+    """The same address with a slash less or more at its end, if there is something."""
+    path = request.scope["path"]
+    other = path.rstrip("/") if path.endswith("/") else f"{path}/"
+    scope = {**request.scope, "path": other}
+    routes = request.app.router.routes
+    if mounted(scope)[1] and any(route.matches(scope)[0] is not Match.NONE for route in routes):
+        return str(URL(scope=scope))
+    return None
 
 
 def _allowed(request: Request) -> dict[str, str]:

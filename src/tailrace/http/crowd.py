@@ -11,19 +11,21 @@ from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import Headers, QueryParams
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from tailrace.engine import Engine
-from tailrace.errors import TailraceError
+from tailrace.errors import TailraceError, TooManyRequests
+from tailrace.http import problems
 from tailrace.http.access import check, identified, mounted
 from tailrace.http.asking import Asked, asked
+from tailrace.http.audit import audited
 from tailrace.http.runs import told
 from tailrace.http.stream import RunStream
 from tailrace.protocol.access import WATCH
 from tailrace.protocol.wire import LAST_EVENT_ID
 
 _PATH: Final = re.compile(r"/runs/([^/]+)/events")
+_ROUTE: Final = "/runs/{run}/events"
 _LAST: Final = LAST_EVENT_ID.encode()
 
 
@@ -52,9 +54,17 @@ class Crowd:
         try:
             access = await identified(self._engine, scope)
             check(access, WATCH)
+            if self._engine.rates is not None:
+                await self._engine.rates.admit(scope, WATCH)
             record = await self._engine.watchable(match[1], access.sees)
-        except (TailraceError, HTTPException):
+        except TooManyRequests as error:
+            # Whoever asks too often shall not have the long way for it.
+            audited(access, "GET", _ROUTE, match[1], error.status, scope.get("client"))
+            await problems.response(error)(scope, receive, send)
+            return True
+        except Exception:  # noqa: BLE001 - the long way tells of it, also of a fault
             return False
+        audited(access, "GET", _ROUTE, record.id, 200, scope.get("client"))
         telling = told(record, wish, wish.projection, wish.cursor)
         await RunStream(self._engine.hub, record.id, telling)(scope, receive, send)
         return True

@@ -19,9 +19,10 @@ from starlette.types import Message, Receive, Scope, Send
 from tailrace.cohort import Manner
 from tailrace.errors import TailraceError
 from tailrace.http import cut
+from tailrace.http.limits import caller
 from tailrace.http.outlets import listening
 from tailrace.hub import Hub
-from tailrace.outlet import GONE, End
+from tailrace.outlet import End, is_gone
 from tailrace.protocol import events
 from tailrace.protocol.problems import document
 from tailrace.protocol.wire import RETRY_AFTER_SHUTDOWN_MS, STREAM_HEADERS
@@ -123,8 +124,15 @@ class Streaming(Response):
         self._hub = hub
         self._manner = manner
 
-    async def stream(self, feed: Feed, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send `feed` to its end, or until the client leaves or the server goes away."""
+    async def stream(
+        self, feed: Feed, scope: Scope, receive: Receive, send: Send, watchers: int = 0
+    ) -> None:
+        """Send `feed` to its end, or until the client leaves or the server goes away. `watchers`:
+        how many its run has, with this one. Raises TooManyRequests, before anything is sent.
+        """
+        who = caller(scope).name
+        self._hub.seats.check(who, watchers)
+        seat = self._hub.seats.take(who)
         connection = Connection(self._hub, feed, self._manner, scope, receive, send)
         self._hub.connect(connection)
         try:
@@ -148,10 +156,12 @@ class Streaming(Response):
             task = asyncio.current_task()
             if not connection.is_cancelled or task is None or task.uncancel():
                 raise
-        except GONE:
-            pass
+        except Exception as error:
+            if not is_gone(error):
+                raise
         finally:
             self._hub.disconnect(connection)
+            seat.free()
 
     async def tell(self, feed: Feed, connection: Connection) -> None:
         """Send the feed's chunks."""

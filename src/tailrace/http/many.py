@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
-from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown
+from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown, TooManyRequests
+from tailrace.http import problems
 from tailrace.http.feeds import Streaming
 from tailrace.outlet import End
 from tailrace.projections import stream
@@ -241,9 +241,12 @@ class ManyStream(Streaming):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if self._feed.is_finished:
-            await Response(status_code=204)(scope, receive, send)
+            await problems.nothing()(scope, receive, send)
         else:
-            await self.stream(self._feed, scope, receive, send)
+            try:
+                await self.stream(self._feed, scope, receive, send)
+            except TooManyRequests as error:
+                await problems.response(error)(scope, receive, send)
 
 
 __all__ = ["MAX_RUNS", "Many", "ManyStream", "chosen_runs", "positions"]

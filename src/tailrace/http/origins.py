@@ -26,6 +26,9 @@ from tailrace.protocol.wire import IDEMPOTENCY_KEY, LAST_EVENT_ID, RUN
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 """The names of this machine that nobody else's name server has a say in."""
 
+# Asked by the address of a container, which no setting knows. They tell nothing of anybody.
+_PROBES: Final = ("/healthz", "/readyz")
+
 ADMITTED: Final = "tailrace.admitted"
 """Where the scope tells which other site's page was let in, by its origin."""
 
@@ -52,7 +55,7 @@ _READ: Final = frozenset(
 )
 
 _MAY_SEND: Final = ("authorization", "content-type", LAST_EVENT_ID, IDEMPOTENCY_KEY, "x-api-key")
-_MAY_READ: Final = ("location", "content-location", RUN, LAST_EVENT_ID, "retry-after")
+_MAY_READ: Final = ("location", "content-location", RUN, LAST_EVENT_ID, "retry-after", "ratelimit")
 _REMEMBER_SECONDS: Final = 600
 _VARY: Final = b"vary"
 
@@ -145,7 +148,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] not in ("http", "websocket") or scope["path"] in _PROBES:
             await self._app(scope, receive, send)
             return
         verdict = self._origins.decide(
@@ -334,6 +337,7 @@ def _consent(origin: str) -> list[tuple[bytes, bytes]]:
 def _preflight(origin: str) -> Response:
     answer = Response(status_code=204)
     answer.raw_headers = [
+        *((name.encode(), value.encode()) for name, value in problems.PRIVATE.items()),
         *_consent(origin),
         (b"access-control-allow-methods", b"GET, HEAD, POST, DELETE"),
         (b"access-control-allow-headers", ", ".join(_MAY_SEND).encode()),

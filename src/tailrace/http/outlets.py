@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tailrace.http import cut
 from tailrace.http.sockets import Sockets
-from tailrace.outlet import GONE, End, Frame, Outlet
+from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.pulse import LEAVE_SECONDS
 
 DIRECT: Final = "tailrace.direct"
@@ -67,6 +67,10 @@ class Rest:
                     awaited = self._run(go_on, given)
                 except StopIteration as end:
                     return end.value
+                finally:
+                    # An error that stayed here, in a frame of its own traceback, would keep all
+                    # that was to be sent until the collector comes by.
+                    given = None
             try:
                 given, go_on = (yield awaited), send
             except GeneratorExit:
@@ -93,9 +97,12 @@ def step(awaitable: Awaitable[None], run: Run = _plainly) -> Awaitable[None] | N
 
 async def until_gone(receive: Receive) -> None:
     """Wait for the client to leave; a server, or middleware, may also raise to say so."""
-    with contextlib.suppress(*GONE):
+    try:
         while (await receive())["type"] != "http.disconnect":
             pass
+    except Exception as error:
+        if not is_gone(error):
+            raise
 
 
 @contextlib.asynccontextmanager
@@ -193,11 +200,10 @@ class AsgiOutlet(Outlet):
             if self._is_bare:
                 return step(self._send(message))
             return step(self._send(message), self._within)
-        except GONE:
-            self.left()
         except Exception as error:  # noqa: BLE001 - one response's fault, and the others go on
-            told = {"message": "A response could not be sent", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(told)
+            if not is_gone(error):
+                told = {"message": "A response could not be sent", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(told)
             self.left()
         return None
 

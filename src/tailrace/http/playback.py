@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tailrace.errors import CursorFromFuture, LogError, RunUnknown
+from tailrace.errors import CursorFromFuture, LogError, RunUnknown, TooManyRequests
 from tailrace.eventlog.contract import EventLog
 from tailrace.http import problems
 from tailrace.http.feeds import Connection, Feed, Streaming
@@ -49,11 +48,12 @@ class Playback(Streaming):
                 start,
             ):
                 if start.kind is Kind.FINISHED:
-                    await Response(status_code=204)(scope, receive, send)
+                    await problems.nothing()(scope, receive, send)
                 else:
                     self.headers[LAST_EVENT_ID] = str(Cursor(subscription.epoch, start.after))
-                    await self.stream(subscription, scope, receive, send)
-        except (RunUnknown, CursorFromFuture, LogError) as error:
+                    watchers = self._hub.watchers(self._run)
+                    await self.stream(subscription, scope, receive, send, watchers)
+        except (RunUnknown, CursorFromFuture, LogError, TooManyRequests) as error:
             # Raised before anything was sent: later ones are told within the stream.
             await problems.response(error)(scope, receive, send)
 

@@ -23,10 +23,21 @@ from tailrace.protocol.problems import (
     document,
     shortened,
 )
-from tailrace.protocol.wire import PROBLEM
+from tailrace.protocol.wire import PROBLEM, STREAM_HEADERS
 
-PRIVATE: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-"""Headers of whatever is no stream: runs belong to somebody, and change."""
+PRIVATE: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+"""Headers of whatever is no stream. Runs belong to somebody, and change; and what a run says must
+not become a page, should a browser be led to it.
+"""
+
+# By these it is known what has its headers already: those above, or those of a stream.
+_HAVE_THEIRS: Final = frozenset({(b"referrer-policy", b"no-referrer"), STREAM_HEADERS[1]})
 
 _CODES: Final = {404: "path-unknown", 405: "method-not-allowed"}
 
@@ -43,16 +54,25 @@ _WORDS: Final = {
 logger = logging.getLogger("tailrace.http")
 
 
+def nothing() -> Response:
+    """204."""
+    return Response(status_code=204, headers=PRIVATE)
+
+
 def response(error: TailraceError) -> Response:
     """The answer that tells of `error`."""
-    # RFC 9110, 11.6.1: a 401 must say how one is asked to identify oneself.
-    asks = {"www-authenticate": 'Bearer realm="tailrace"'} if error.status == 401 else {}
-    return Response(to_json(document(error)), error.status, {**PRIVATE, **asks}, PROBLEM)
+    headers = {**PRIVATE, **error.headers}
+    return Response(to_json(document(error)), error.status, headers, PROBLEM)
 
 
 def unexpected(error: Exception) -> Response:
     """The answer to a fault of ours: it is written down here, and told to nobody."""
     logger.error("A request failed", exc_info=error)
+    return faulty()
+
+
+def faulty() -> Response:
+    """What is told of a fault that somebody else writes down."""
     return response(
         TailraceError("The server met a fault of its own.", fix="Its log says which; try again.")
     )
@@ -99,6 +119,14 @@ def from_validation(error: RequestValidationError) -> InputInvalid:
     )
 
 
+def private(response: Response) -> Response:
+    """`response` with those of PRIVATE that it has not said otherwise; a stream as it is."""
+    if _HAVE_THEIRS.isdisjoint(response.raw_headers):
+        for name, value in PRIVATE.items():
+            response.headers.setdefault(name, value)
+    return response
+
+
 Handle = Callable[[Request], Awaitable[Response]]
 
 
@@ -107,7 +135,7 @@ def guarded(handle: Handle) -> Callable[[Request], Coroutine[Any, Any, Response]
 
     async def answered(request: Request) -> Response:
         try:
-            return await handle(request)
+            return private(await handle(request))
         except TailraceError as error:
             return response(error)
         except RequestValidationError as error:
@@ -116,7 +144,7 @@ def guarded(handle: Handle) -> Callable[[Request], Coroutine[Any, Any, Response]
             return from_starlette(error, request)
         except ClientDisconnect:
             # In the middle of its body. There is nobody to tell, and nothing went wrong.
-            return Response(status_code=400)
+            return Response(None, 400, PRIVATE)
         except Exception as error:  # noqa: BLE001 - told to the log, not to the client
             return unexpected(error)
 

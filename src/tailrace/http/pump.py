@@ -12,7 +12,7 @@ from tailrace.clock import Clock
 from tailrace.farewell import chained, signs
 from tailrace.http.items import framed
 from tailrace.http.outlets import Rest
-from tailrace.outlet import GONE, End, Frame, Outlet
+from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.perloop import PerLoop
 from tailrace.protocol import sse
 from tailrace.protocol.wire import HEARTBEAT_SECONDS, RETRY_AFTER_SHUTDOWN_MS, RETRY_MS
@@ -157,7 +157,9 @@ class Pump:
         self._clock.arm(self, self._pulse.deadline)
         try:
             await rest
-        except GONE:
+        except Exception as error:
+            if not is_gone(error):
+                raise
             self.drop()
         finally:
             self._pulse.unblock()

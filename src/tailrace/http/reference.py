@@ -37,6 +37,7 @@ _HEADERS: Final = {
         f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; "
         "form-action 'none'; frame-ancestors 'none'"
     ),
+    "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }

@@ -16,9 +16,10 @@ from tailrace.eventlog.contract import Append, Producer, progressed
 from tailrace.http import openapi
 from tailrace.http.access import asker, guarding, mounted
 from tailrace.http.asking import Asked, asked, cursor
+from tailrace.http.limits import caller
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
-from tailrace.http.problems import PRIVATE
+from tailrace.http.problems import PRIVATE, nothing
 from tailrace.http.shapes import AppendEvents, AskTicket, StartRun
 from tailrace.http.stream import RunStream, Telling
 from tailrace.http.tickets import SECONDS, tickets
@@ -116,8 +117,7 @@ class _Runs:
         """201 and the run, or 200 for an Idempotency-Key that started it before. With
         `Accept: text/event-stream` the answer is the stream itself.
         """
-        # Before anything is started: what cannot be told must not run.
-        wish = asked(request.headers, request.query_params, default="json")
+        wish = self._wish(request)
         record, is_new = await self._engine.submit(
             body.operation,
             body.input,
@@ -132,9 +132,18 @@ class _Runs:
         """201 and a new run of the same operation, with the same input and limits. With
         `Accept: text/event-stream` the answer is the stream itself.
         """
-        wish = asked(request.headers, request.query_params, default="json")
+        wish = self._wish(request)
         record = await self._engine.rerun(run, asker(request).sees, asker(request).principal)
         return self._begun(request, wish, record, is_new=True)
+
+    def _wish(self, request: Request) -> Asked:
+        """What whoever starts a run wants to be told. Before anything is started: what cannot be
+        told must not run.
+        """
+        wish = asked(request.headers, request.query_params, default="json")
+        if wish.projection is not None:
+            self._engine.hub.seats.check(caller(request.scope).name)
+        return wish
 
     def _begun(self, request: Request, wish: Asked, record: RunRecord, *, is_new: bool) -> Response:
         """The answer to whoever started a run: the run, or its stream."""
@@ -150,7 +159,10 @@ class _Runs:
         )
         # A client that repeats a request to come back has a cursor; a new run has no past.
         telling = told(record, wish, projection, Cursor(0, 0) if is_new else wish.cursor)
-        return RunStream(self._engine.hub, record.id, telling, status_code=status, headers=headers)
+        return RunStream(
+            self._engine.hub, record.id, telling,
+            status_code=status, headers=headers, is_promised=is_new,
+        )  # fmt: skip
 
     async def list(  # noqa: PLR0917 - each is a query parameter
         self,
@@ -199,7 +211,7 @@ class _Runs:
         """204; 409 while the run is active."""
         await self._record(request, run)
         await self._engine.forget(run)
-        return Response(status_code=204)
+        return nothing()
 
     async def cancel(self, request: Request, run: _Run) -> Response:
         """202 and the run, which ends soon; the same for one that has ended already."""

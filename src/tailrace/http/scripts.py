@@ -31,6 +31,7 @@ from tailrace.errors import (
 from tailrace.http import body, openapi
 from tailrace.http.access import asker, guarding
 from tailrace.http.asking import asked
+from tailrace.http.limits import caller
 from tailrace.http.origins import is_strangers
 from tailrace.http.runs import Key, prefix
 from tailrace.http.shapes import RunFile
@@ -100,6 +101,7 @@ class _Scripts:
         projection = _projection(wish.format, request.headers)
         going_on = _position(request)
         if going_on is None:
+            self._engine.hub.seats.check(caller(request.scope).name)
             record, cursor = await self._started(request, wish, key), _START
         else:
             run, cursor = going_on
@@ -111,7 +113,10 @@ class _Scripts:
             "content-location": f"{prefix(request, _PATH)}/runs/{record.id}/events?format={shown}",
             RUN: record.id,
         }
-        return _Stream(self._engine.hub, record.id, Telling(cursor, manner), headers=headers)
+        return _Stream(
+            self._engine.hub, record.id, Telling(cursor, manner),
+            headers=headers, is_promised=going_on is None,
+        )  # fmt: skip
 
     async def _started(self, request: Request, wish: RunFile, key: str | None) -> RunRecord:
         if self._engine.operations.find(SCRIPT) is None:

@@ -13,13 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tailrace.cohort import Manner
-from tailrace.errors import CursorFromFuture, LogError, RunUnknown
+from tailrace.errors import CursorFromFuture, LogError, RunUnknown, TooManyRequests
 from tailrace.http import problems
+from tailrace.http.limits import caller
 from tailrace.http.outlets import AsgiOutlet, opened
 from tailrace.hub import Hub
-from tailrace.outlet import GONE, Outlet
+from tailrace.outlet import Outlet, is_gone
 from tailrace.protocol.cursor import Cursor, Kind, Resume
 from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
+from tailrace.seats import Seat
 
 # What a new connection surely takes at once. One that had to wait would be taken for middleware.
 _FIRST_BYTES: Final = 8 * 1024
@@ -34,7 +36,8 @@ class Telling(NamedTuple):
 
 class RunStream(Response):
     """A response that streams a run. A client that leaves and comes back with the last id
-    it has gets exactly the rest; 204 when there is none and never will be.
+    it has gets exactly the rest; 204 when there is none and never will be. `is_promised`: there
+    is room, as was found before the run was started.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class RunStream(Response):
         *,
         status_code: int = 200,
         headers: Mapping[str, str] | None = None,
+        is_promised: bool = False,
     ) -> None:
         # Not by the base class, which builds for a body that is known: this is on the way of
         # everybody who connects.
@@ -58,6 +62,7 @@ class RunStream(Response):
         self._hub = hub
         self._run = run
         self._telling = telling
+        self._is_promised = is_promised
 
     @property
     def opening(self) -> bytes:
@@ -72,11 +77,13 @@ class RunStream(Response):
         """ASGI."""
         try:
             outlet = await self._begin(scope, receive, send)
-        except (RunUnknown, CursorFromFuture, LogError) as error:
+        except (RunUnknown, CursorFromFuture, LogError, TooManyRequests) as error:
             # Raised before anything was sent: later ones are told within the stream.
             await problems.response(error)(scope, receive, send)
             return
-        except GONE:
+        except Exception as error:
+            if not is_gone(error):
+                raise
             return
         if isinstance(outlet, AsgiOutlet):
             await outlet.listen()
@@ -84,11 +91,17 @@ class RunStream(Response):
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> Outlet | None:
         manner = self._telling.manner
         channel, record = await self._hub.hold(self._run)
+        seat: Seat | None = None
         try:
             start = await self._hub.start(channel, record, self._telling.cursor)
             if start.kind is Kind.FINISHED:
-                await Response(status_code=204)(scope, receive, send)
+                await problems.nothing()(scope, receive, send)
                 return None
+            seats, who = self._hub.seats, caller(scope).name
+            if not self._is_promised:
+                # All that hold the channel: those that begin now will be watchers in a moment.
+                seats.check(who, channel.users)
+            seat = seats.take(who)
             # For whoever asked for `latest`: a cut before the first event would otherwise
             # leave them without a cursor to come back with.
             last = self.named(Cursor(record.epoch, start.after)).encode()
@@ -103,6 +116,11 @@ class RunStream(Response):
                 start = Resume(start.kind, ready.cursor)
             outlet = await opened(scope, receive, send, self.status_code, headers, first)
             self._hub.watch(channel, start, manner, outlet)
+            if not outlet.has_left:
+                # It frees it when it leaves.
+                outlet.seat, seat = seat, None
         finally:
+            if seat is not None:
+                seat.free()
             self._hub.release(channel)
         return outlet

@@ -16,6 +16,10 @@ STREAM_HEADERS: Final = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),
+    # Another site cannot have a stream in the process of its page, as an image or a script that
+    # is none. Whoever asks by CORS (fetch, EventSource) is not asked about this (Fetch, "HTTP
+    # fetch": it is checked for opaque responses alone).
+    (b"cross-origin-resource-policy", b"same-origin"),
 )
 
 RETRY_MS: Final = 1000

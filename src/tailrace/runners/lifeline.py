@@ -12,12 +12,13 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from tailrace.runners.shim import ANEW, ORDERS, READ, READ_BYTES, WAKE, Job
 from tailrace.runners.spool import FRAMES, Frame, Reader
-from tailrace.runners.spools import is_readable, note, open_orders, rouse
+from tailrace.runners.spools import is_readable, note, note_marks, open_orders, rouse
 from tailrace.runners.sweep import MARK
 
 if sys.platform != "win32":
@@ -57,9 +58,10 @@ class Lifeline:
         self._hear()
 
     @classmethod
-    def start(cls, folder: Path, run: str, job: Job) -> Lifeline:
-        """Start a shim in `folder`, which is made. Raises OSError."""
+    def start(cls, folder: Path, run: str, job: Job, marks: Collection[str] = ()) -> Lifeline:
+        """Start a shim in `folder`, which is made. `marks`: see `Spools.marks`. Raises OSError."""
         folder.mkdir(parents=True, mode=0o700)
+        note_marks(folder, marks)
         (folder / FRAMES).touch(0o600)
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             wake, theirs_wake = _fifo(folder / WAKE, ours, theirs)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tailrace.errors import PathForbidden, RunLost, ScriptFailed
+from tailrace.protocol.masking import Masks
 from tailrace.runners.contract import Sink
 from tailrace.runners.lifeline import Lifeline
 from tailrace.runners.markers import Said
@@ -124,7 +125,8 @@ class Program:
 
     `beneath`: see `Located`; without it, it runs in `cwd`. `tail`: the file it writes instead of
     its stdout. `merge`: stderr goes where stdout goes, so that their order is exact. `survives`:
-    it goes on when this process ends. `size`: rows and columns of its terminal.
+    it goes on when this process ends. `size`: rows and columns of its terminal. `masks`: what its
+    output must not show.
     """
 
     argv: Sequence[str]
@@ -137,6 +139,7 @@ class Program:
     limits: Limits = field(default_factory=Limits)
     survives: bool = False
     size: tuple[int, int] = (24, 80)
+    masks: Masks | None = None
 
     @property
     def job(self) -> Job:
@@ -189,13 +192,16 @@ async def execute(
     run = program.env[MARK]
     try:
         is_new = told is None
-        line = Lifeline.start(folder, run, program.job) if is_new else Lifeline.attach(folder)
+        marks = program.masks.marks(run) if program.masks else ()
+        line = (
+            Lifeline.start(folder, run, program.job, marks) if is_new else Lifeline.attach(folder)
+        )
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         if is_new:
             raise _unstartable(program, why, 126) from None
         raise RunLost(f"What the program wrote cannot be read: {why}.") from None
-    transcript = Transcript(program.reading)
+    transcript = Transcript(program.reading, masks=program.masks)
     telling = asyncio.create_task(_tell(sink, line, transcript, told))
     try:
         # Nothing is awaited before: whoever is cancelled from now on passes it on.

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ FORMAT: Final = "1"
 
 _SHIM: Final = "shim"
 _SURVIVES: Final = "survives"
+_MARKS: Final = "marks"
 _PREFIX: Final = "tailrace"
 
 _END_SECONDS: Final = 2.0
@@ -63,6 +64,14 @@ class Spools:
         """Whether its program outlives whoever runs it; so does what an ended one has written."""
         return (self.folder(run) / _SURVIVES).exists() or not self.goes_on(run)
 
+    def marks(self, run: str) -> frozenset[str]:
+        """By what the secrets are recognised that its output must not show (`Masks.marks`). What
+        is in the spool has them: only who knows them may go on with it.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            return frozenset((self.folder(run) / _MARKS).read_text("ascii").split())
+        return frozenset()
+
     def clear(self, run: str) -> None:
         """End what still goes on, and forget all of it; blocks until that is done."""
         folder = self.folder(run)
@@ -83,6 +92,14 @@ def note(folder: Path, pid: int, *, survives: bool) -> None:
     if survives:
         (folder / _SURVIVES).touch(0o600)
     (folder / _SHIM).write_text(f"{FORMAT} {pid} {_started_at(pid)}", "ascii")
+
+
+def note_marks(folder: Path, marks: Collection[str]) -> None:
+    """Note in a folder what `Spools.marks` answers. Raises OSError."""
+    if marks:
+        place = folder / _MARKS
+        place.touch(0o600)
+        place.write_text("\n".join(sorted(marks)), "ascii")
 
 
 def is_readable(folder: Path) -> bool:

@@ -4,16 +4,22 @@ The spool has everything from the beginning, the log what was told so far. So wh
 with a run reads the spool from its beginning as well, in silence, up to where the log ends:
 then half a character, half a line and a failure seen long ago are known again. Which progress
 was told depended on when its line was read; so the last one is told again, rather than never.
+
+Secrets are masked before anything else looks at the bytes. What could be the beginning of one is
+told with the next output, or at the end: a prompt that ends with the first letters of a secret
+shows them late.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from tailrace.protocol.events import OUTPUT, PROGRESS, stamp
-from tailrace.protocol.output import CHUNK_BYTES, Decoder
+from tailrace.protocol.masking import Masking, Masks
+from tailrace.protocol.output import CHUNK_BYTES, Decoder, raw
 from tailrace.runners.markers import Said
 from tailrace.runners.output import Reading
 from tailrace.runners.spool import EXIT, STDERR, STDOUT, Frame
@@ -22,8 +28,8 @@ _STREAMS: Final = {STDOUT: "stdout", STDERR: "stderr"}
 
 
 class Told(NamedTuple):
-    """How much of a program's output the log has. `offset`: how many bytes, of both streams;
-    `cut`: the streams of which it has the last word, a character that was never completed.
+    """How much of a program's output the log has. `offset`: how many bytes of the spool, of both
+    streams; `cut`: the streams of which it has the last word, what was held back to their end.
     """
 
     offset: int = 0
@@ -34,13 +40,18 @@ _NOTHING: Final = Told()
 
 
 class Transcript:
-    """The frames of one program, in order, as events. `told`: what need not be told again."""
+    """The frames of one program, in order, as events. `told`: what need not be told again, by
+    whoever had the same `masks`.
+    """
 
-    def __init__(self, reading: Reading, told: Told = _NOTHING) -> None:
+    def __init__(self, reading: Reading, told: Told = _NOTHING, masks: Masks | None = None) -> None:
         self.reading = reading
         self.told = told
         self._read = 0
         self._decoders = {name: Decoder(name) for name in _STREAMS.values()}
+        self._maskings = {name: Masking(masks) for name in _STREAMS.values()} if masks else None
+        # With what was held back, a piece must not become longer than an event may be.
+        self._stride = CHUNK_BYTES - (masks.longest if masks else 0)
         self._at = 0.0
         self._progress: list[Said] = []
         self.end: dict[str, Any] | None = None
@@ -67,13 +78,13 @@ class Transcript:
         self._at = at
         stream = _STREAMS[kind]
         known = min(max(self.told.offset - self._read, 0), len(content))
-        for start in range(0, known, CHUNK_BYTES):
-            said = self._piece(stream, content[start : min(start + CHUNK_BYTES, known)])
+        for start in range(0, known, self._stride):
+            said = self._piece(stream, content[start : min(start + self._stride, known)])
             self._note(said, is_known=True)
             # Nothing to tell, but work: whoever takes these may see to others between them.
             yield []
-        for start in range(known, len(content), CHUNK_BYTES):
-            said = self._piece(stream, content[start : start + CHUNK_BYTES])
+        for start in range(known, len(content), self._stride):
+            said = self._piece(stream, content[start : start + self._stride])
             self._note(said, is_known=False)
             if said:
                 yield said
@@ -85,6 +96,8 @@ class Transcript:
 
     def _piece(self, stream: str, content: bytes) -> list[Said]:
         self._read += len(content)
+        if self._maskings is not None:
+            content = self._maskings[stream].feed(content)
         return self._say(stream, self._decoders[stream].feed(content))
 
     def _say(self, stream: str, payload: dict[str, Any] | None) -> list[Said]:
@@ -113,8 +126,8 @@ class Transcript:
 
     def finish(self) -> Iterator[list[Said]]:
         """What is left to tell once there is no more to come."""
-        for stream, decoder in self._decoders.items():
-            payload = decoder.end()
+        for stream in self._decoders:
+            payload = self._last(stream)
             if payload is not None:
                 said = self._say(stream, payload | {"cut": True})
                 self._note(said, is_known=stream in self.told.cut)
@@ -122,3 +135,13 @@ class Transcript:
                     yield said
         again, self._progress = self._progress, []
         yield [*again, *self._stamped(self.reading.end(self._at))]
+
+    def _last(self, stream: str) -> dict[str, Any] | None:
+        """The last word of a stream, as one payload: the log has all of it, or nothing."""
+        decoder = self._decoders[stream]
+        rest = None if self._maskings is None else decoder.feed(self._maskings[stream].end())
+        last = decoder.end()
+        if rest is None or last is None:
+            return rest or last
+        content = base64.b64encode(raw(rest) + raw(last)).decode("ascii")
+        return {**last, "text": rest["text"] + last["text"], "bytes": content}

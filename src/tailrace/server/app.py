@@ -20,13 +20,15 @@ import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tailrace.errors import SettingsInvalid
+from tailrace.eventlog.contract import Retention
 from tailrace.facade import Tailrace
+from tailrace.http.limits import CAPS, SERVED, Limits
 from tailrace.http.origins import Gate
-from tailrace.server import index, launch
+from tailrace.server import index, journal, launch
 from tailrace.server.entrance import Entrance
 from tailrace.server.launch import Launch
 from tailrace.server.listener import BACKLOG, listen, raise_limit, url
-from tailrace.server.protocol import Protocol
+from tailrace.server.protocol import MAX_HALF_OPEN, Protocol
 from tailrace.server.settings import Settings
 
 _DRAIN_SECONDS: Final = 2
@@ -48,7 +50,15 @@ def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
     """
     try:
         identify = None if entrance is None else entrance.identify
-        runs = Tailrace(settings.log, grace=settings.grace, principal=identify)
+        secrets = journal.registered(settings.mask)
+        runs = Tailrace(
+            settings.log,
+            retention=_retention(settings),
+            grace=settings.grace,
+            principal=identify,
+            limits=_limits(settings),
+            secrets=secrets,
+        )
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, sqlite:PATH, or memory:.") from None
     if settings.allow_root:
@@ -62,6 +72,16 @@ def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
         )
     runs.asgi.include_router(index.router(settings, runs, entrance))
     return runs
+
+
+def _limits(settings: Settings) -> Limits:
+    caps = {name: most for name, most in settings.caps.items() if name in CAPS}
+    return SERVED.but(rates=settings.rates, keyed=settings.keyed_rates, caps=caps)
+
+
+def _retention(settings: Settings) -> Retention | None:
+    most = settings.caps.get("run_bytes")
+    return None if most is None else Retention(run_bytes=most)
 
 
 # ------------------------------------------------------------------ its life
@@ -117,8 +137,12 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
     entrance = Entrance(settings) if settings.app is None else None
     has_keys = entrance is not None and entrance.has_keys
     Protocol.max_connections = raise_limit()
+    Protocol.max_half_open = settings.caps.get("half_open", MAX_HALF_OPEN)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    with listen(settings.host, settings.port, has_keys=has_keys) as listener:
+    with (
+        listen(settings.host, settings.port, has_keys=has_keys) as listener,
+        contextlib.ExitStack() as stack,
+    ):
         here = url(listener)
         lines = [f"Tailrace listens at {here}"]
         runs = None
@@ -127,6 +151,7 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
         else:
             entrance.launch = _launched(entrance, listener)
             runs = build(settings, entrance)
+            stack.enter_context(journal.configured(settings.audit, runs.masks))
             served = Gate(runs.asgi, entrance.origins)
             lines += _ways_in(entrance, here)
         config = uvicorn.Config(

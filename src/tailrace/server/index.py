@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from tailrace.engine import Engine
 from tailrace.errors import Conflict, TailraceError
 from tailrace.http.access import guarding, identified
+from tailrace.http.audit import audited
 from tailrace.http.problems import PRIVATE
 from tailrace.http.runs import answer
 from tailrace.protocol.access import OPEN, Access
@@ -100,6 +101,7 @@ def router(settings: Settings, engine: Engine, entrance: Entrance | None) -> API
             is_secure = request.url.scheme == "https"
             cookie = entrance.launch.redeem(word, is_secure=is_secure)
             if cookie is not None:
+                audited(LAUNCHER, "GET", "/", None, 200, request.client)
                 page = _WELCOME.format(here=f"{base}/")
                 return HTMLResponse(page, headers={**PRIVATE, "set-cookie": cookie})
         try:

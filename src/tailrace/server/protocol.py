@@ -1,5 +1,6 @@
 """uvicorn's protocol for HTTP, with what streams need: the hand-over of a response's socket, a
-deadline for requests that never end, and a count of everybody who is connected.
+deadline for requests that never end, bounds of their heads, and a count of everybody who is
+connected.
 
 uvicorn takes such a class as `http=` (its documented extension point). The hand-over is an ASGI
 extension, `scope["extensions"]["tailrace.direct"]`: once the head and the first bytes of a
@@ -28,9 +29,28 @@ REQUEST_SECONDS: Final = 20.0
 
 BODY_BYTES: Final = 8 * 1024
 
+HEAD_BYTES: Final = 64 * 1024
+"""How large the target and the headers of a request may be in sum, names and values."""
+
+MAX_HEADERS: Final = 100
+"""How many headers a request may have."""
+
+MAX_HALF_OPEN: Final = 1000
+"""How many connections may owe us the rest of a head."""
+
+# With what stands between the parts of a head.
+_RAW_HEAD_BYTES: Final = HEAD_BYTES + 1024
+
 _LOOK_SECONDS: Final = 1.0
+# What whoever comes has in any case to send its request, however many come at once.
+_FRESH_SECONDS: Final = 1.0
 _BUSY: Final = b"503 Service Unavailable", b"The server has as many connections as it takes.\n"
 _LATE: Final = b"408 Request Timeout", b"The request did not come to its end in time.\n"
+_LARGE: Final = (
+    b"431 Request Header Fields Too Large",
+    b"The address and the headers are at most %d bytes, in %d headers.\n"
+    % (HEAD_BYTES, MAX_HEADERS),
+)
 
 # The hub's epoll set is Linux's; elsewhere responses are sent through ASGI.
 _IS_OFFERED: Final = sys.platform == "linux"
@@ -39,11 +59,15 @@ _IS_OFFERED: Final = sys.platform == "linux"
 class Patience(PerLoop):
     """How long each connection of one event loop has owed us the rest of a request.
 
-    In the order in which they began to, so that a look at the first ones is enough.
+    In the order in which they began to, so that a look at the first ones is enough. Of those that
+    owe the rest of a head, which costs a client nothing, there is a bound: beyond it the one that
+    owes the longest is ended, so that a flood of them never takes the place of whole requests.
     """
 
     def __init__(self) -> None:
         self._since: dict[Protocol, float] = {}
+        # A dict for its order, which is that of the other.
+        self._heads: dict[Protocol, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, protocol: Protocol) -> None:
@@ -53,9 +77,50 @@ class Patience(PerLoop):
         if self._timer is None:
             self._timer = protocol.loop.call_later(_LOOK_SECONDS, self.look)
 
+    def begin_head(self, protocol: Protocol) -> None:
+        """It owes us all of a request, from now on."""
+        self.begin(protocol)
+        self._heads.pop(protocol, None)
+        self._heads[protocol] = None
+        if len(self._heads) > Protocol.max_half_open:
+            self._thin()
+
+    def end_head(self, protocol: Protocol) -> None:
+        """It owes us no more than a body."""
+        self._heads.pop(protocol, None)
+
     def end(self, protocol: Protocol) -> None:
         """It owes us nothing."""
         self._since.pop(protocol, None)
+        self._heads.pop(protocol, None)
+
+    def make_room(self) -> bool:
+        """Somebody comes, and there is no place: end who owes a head the longest, if there are too
+        many of them, or it had its time; whether one was ended.
+        """
+        oldest = next(iter(self._heads), None)
+        if oldest is None:
+            return False
+        is_fresh = self._since[oldest] > time.monotonic() - _FRESH_SECONDS
+        if is_fresh and len(self._heads) <= Protocol.max_half_open:
+            return False
+        self._refuse(oldest)
+        return True
+
+    def _thin(self) -> None:
+        """End who owes a head the longest, as long as there are too many. But not whoever has just
+        come: their requests may be on their way.
+        """
+        before = time.monotonic() - _FRESH_SECONDS
+        while len(self._heads) > Protocol.max_half_open:
+            oldest = next(iter(self._heads))
+            if self._since[oldest] > before:
+                break
+            self._refuse(oldest)
+
+    def _refuse(self, protocol: Protocol) -> None:
+        self.end(protocol)
+        protocol.refuse(*_LATE)
 
     def look(self) -> None:
         """Refuse whoever took too long."""
@@ -66,8 +131,8 @@ class Patience(PerLoop):
                 # It is the app that keeps the client waiting.
                 self.begin(protocol)
             else:
-                self.end(protocol)
-                protocol.refuse(*_LATE)
+                self._refuse(protocol)
+        self._thin()
         if self._timer is None and self._since:
             loop = next(iter(self._since)).loop
             self._timer = loop.call_later(_LOOK_SECONDS, self.look)
@@ -169,22 +234,24 @@ class Offer:
 
 class Protocol(HttpToolsProtocol):
     """See the module. `max_connections` counts those that were handed over as well; whoever
-    comes beyond it is answered 503.
+    comes beyond it is answered 503, unless somebody owes the rest of a head (`max_half_open`).
     """
 
     max_connections: ClassVar[int | None] = None
+    max_half_open: ClassVar[int] = MAX_HALF_OPEN
     patience: ClassVar[float] = REQUEST_SECONDS
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._patience = Patience.here()
-        self._body_seen = 0
+        self._body_seen = self._head_seen = 0
         limit = self.max_connections
-        if limit is not None and len(self.connections) + Sockets.count > limit:
+        is_full = limit is not None and len(self.connections) + Sockets.count > limit
+        if is_full and not self._patience.make_room():
             self.refuse(*_BUSY)
         else:
-            self._patience.begin(self)
+            self._patience.begin_head(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -194,13 +261,32 @@ class Protocol(HttpToolsProtocol):
         # collector to be small.
         self.scope = self.cycle = self.headers = None  # type: ignore[assignment]
 
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        # The parser has no bound of its own: of what it keeps until a header is complete, nor of
+        # headers that follow a chunked body.
+        self._head_seen += len(data)
+        super().data_received(data)
+        if self._head_seen and not self.transport.is_closing():
+            count = 0 if self.headers is None else len(self.headers)
+            if self._head_seen > _RAW_HEAD_BYTES or count > MAX_HEADERS:
+                self._patience.end(self)
+                self.refuse(*_LARGE)
+
     def on_message_begin(self) -> None:
         """See uvicorn."""
         super().on_message_begin()
-        self._patience.begin(self)
+        self._patience.begin_head(self)
 
     def on_headers_complete(self) -> None:
         """See uvicorn."""
+        self._head_seen = 0
+        self._patience.end_head(self)
+        if _is_large(self.url, self.headers):
+            self._patience.end(self)
+            self.refuse(*_LARGE)
+            # To the parser, which reads no further.
+            raise ValueError("The head is too large.")
         scope = self.scope
         before = self.cycle
         if _IS_OFFERED:
@@ -214,6 +300,7 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """See uvicorn."""
         super().on_body(body)
+        self._head_seen = 0
         self._body_seen += len(body)
         if self._body_seen > BODY_BYTES:
             self._body_seen = 0
@@ -222,6 +309,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """See uvicorn."""
         super().on_message_complete()
+        self._head_seen = 0
         self._patience.end(self)
 
     def handle_websocket_upgrade(self) -> None:
@@ -238,3 +326,12 @@ class Protocol(HttpToolsProtocol):
                 b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(said), said)
             )
         self.transport.close()
+
+
+def _is_large(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+    if len(headers) > MAX_HEADERS:
+        return True
+    size = len(target)
+    for name, value in headers:
+        size += len(name) + len(value)
+    return size > HEAD_BYTES

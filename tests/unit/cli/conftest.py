@@ -63,7 +63,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         said.append(line)
         is_ready.set()
 
-    settings = Settings(log="memory:", port=0, allow_root=(scripts,), grace=1.0, no_auth=True)
+    settings = Settings(
+        log="memory:",
+        port=0,
+        allow_root=(scripts,),
+        grace=1.0,
+        no_auth=True,
+        rates={"run": "none"},
+    )
     with mock.patch.object(app, "build", built), mock.patch.object(app, "_Server", Known):
         thread = threading.Thread(target=app.serve, args=(settings, say))
         thread.start()

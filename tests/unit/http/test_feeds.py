@@ -109,6 +109,7 @@ async def test_the_whole_of_it(hub: Hub, feed: Told) -> None:
     assert sorted(visit.raw_headers) == [
         (b"cache-control", b"no-cache, no-transform"),
         (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cross-origin-resource-policy", b"same-origin"),
         (b"x-accel-buffering", b"no"),
         (b"x-content-type-options", b"nosniff"),
         (b"x-mine", b"1"),

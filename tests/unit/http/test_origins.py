@@ -21,6 +21,7 @@ from tailrace.http.origins import (
     _serialised,
     is_strangers,
 )
+from tailrace.http.problems import PRIVATE
 from tailrace.protocol.runs import RunQuery
 from tests.stage import Stage
 from tests.visitor import Visit, Visitor
@@ -469,7 +470,7 @@ async def test_a_friend_may_read_the_answer() -> None:
     assert answer.headers["access-control-allow-credentials"] == "true"
     assert answer.headers["vary"] == "Origin"
     assert answer.headers["access-control-expose-headers"] == (
-        "location, content-location, tailrace-run, last-event-id, retry-after"
+        "location, content-location, tailrace-run, last-event-id, retry-after, ratelimit"
     )
     assert answer.headers["content-type"].startswith("text/plain")
 
@@ -498,6 +499,7 @@ async def test_a_preflight_is_answered_here() -> None:
     assert not inner.calls
     assert (answer.status, answer.body) == (204, b"")
     assert answer.headers == {
+        **PRIVATE,
         "access-control-allow-origin": FRIEND,
         "access-control-allow-credentials": "true",
         "access-control-allow-methods": "GET, HEAD, POST, DELETE",

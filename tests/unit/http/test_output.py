@@ -29,6 +29,7 @@ async def test_the_bytes(
     assert sorted(answer.raw_headers) == [
         (b"cache-control", b"no-cache, no-transform"),
         (b"content-type", b"text/plain; charset=utf-8"),
+        (b"cross-origin-resource-policy", b"same-origin"),
         (b"last-event-id", start),
         (b"x-accel-buffering", b"no"),
         (b"x-content-type-options", b"nosniff"),

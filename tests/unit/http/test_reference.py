@@ -83,6 +83,7 @@ async def test_the_policy_allows_the_pages_own_style_and_nothing_else(visitor: V
     )
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
 
 
 async def test_the_page_of_a_mounted_app_carries_its_prefix(stage: Stage) -> None:

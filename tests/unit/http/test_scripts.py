@@ -63,6 +63,7 @@ async def test_a_script_from_its_start_to_its_end(
         "cache-control": "no-cache, no-transform",
         "x-accel-buffering": "no",
         "x-content-type-options": "nosniff",
+        "cross-origin-resource-policy": "same-origin",
         "content-location": f"/runs/{run}/events?format=text",
         "tailrace-run": run,
         "last-event-id": f"{run}:0",

@@ -19,6 +19,7 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"last-event-id", b"0"),
 ]
 LAST = HEARTBEAT_SECONDS + 1

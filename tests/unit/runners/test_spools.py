@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.runners.shim import KILL, ORDERS
-from tailrace.runners.spools import FORMAT, Spools, is_alive, is_readable, note, order
+from tailrace.runners.spools import FORMAT, Spools, is_alive, is_readable, note, note_marks, order
 from tests.waiting import until_here
 
 RUN = "run_aaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -119,3 +119,15 @@ def test_for_a_log_that_goes_with_its_process(
     assert spools.root.stat().st_mode & 0o777 == 0o700
     del owner
     assert {place.name for place in tmp_path.iterdir()} == kept
+
+
+def test_by_what_its_secrets_are_recognised(spools: Spools) -> None:
+    folder = spools.folder(RUN)
+    folder.mkdir(parents=True)
+    assert spools.marks(RUN) == frozenset()
+    note_marks(folder, ())
+    assert list(folder.iterdir()) == []
+    note_marks(folder, {"b", "a"})
+    assert spools.marks(RUN) == {"a", "b"}
+    [noted] = folder.iterdir()
+    assert noted.stat().st_mode & 0o777 == 0o600

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tailrace.protocol.events import draft, stamp
+from tailrace.protocol.masking import MAX_BYTES, Masks
 from tailrace.protocol.output import CHUNK_BYTES, raw
 from tailrace.runners.markers import Said
 from tailrace.runners.output import PAUSE_SECONDS, Reading
@@ -244,3 +245,78 @@ def test_a_last_word_is_told_once(cut: tuple[str, ...], left: list[str]) -> None
     again = made(Told(5, frozenset(cut)))
     assert taken(again, out(b"a\xe2"), err(b"b\xf0\x9d")) == []
     assert [told["stream"] for told in outputs(finished(again), "stream")] == left
+
+
+# --- secrets -----------------------------------------------------------------------------
+
+SECRET = "hunter2-hunter2"
+
+
+def masked(*secrets: str, told: Told | None = None) -> Transcript:
+    reading = Reading(failure=re.compile("^failed.*"))
+    return Transcript(reading, told or Told(), Masks(secrets))
+
+
+def test_a_secret_is_not_told() -> None:
+    transcript = masked(SECRET)
+    said = taken(transcript, out(b"it is hunter2-"), err(b"hunter2-hun"), out(b"hunter2!\n"))
+    said += taken(transcript, err(b"t\n")) + finished(transcript)
+    assert outputs(said, "stream", "text", "offset") == [
+        {"stream": "stdout", "text": "it is ", "offset": 14},
+        {"stream": "stdout", "text": "***!\n", "offset": 34},
+        {"stream": "stderr", "text": "hunter2-hunt\n", "offset": 36},
+    ]
+
+
+def test_nothing_that_is_read_shows_a_secret() -> None:
+    transcript = masked(SECRET)
+    lines = f'::log info {SECRET}\n::result "{SECRET}"\n[1/2] {SECRET}\nfailed: {SECRET}\n'
+    said = taken(transcript, out(lines.encode()))
+    assert SECRET not in json.dumps(said)
+    assert [type for type, _ in said] == ["output", "log", "result", "progress"]
+    assert (transcript.reading.result, transcript.reading.failure) == ("***", "failed: ***")
+
+
+def test_what_began_like_a_secret_is_told_at_the_end() -> None:
+    transcript = masked(SECRET)
+    assert texts(taken(transcript, out(b"password: hunter"))) == ["password: "]
+    assert outputs(finished(transcript), "text", "cut") == [{"text": "hunter", "cut": True}]
+
+
+def test_the_last_word_is_one() -> None:
+    """Half a secret, and half a character of it: in one event, or a second server would tell the
+    first half again.
+    """
+    transcript = masked("s3cret-é-s3cret")
+    assert taken(transcript, out(b"s3cret-\xc3")) == []
+    [(_, told)] = finished(transcript)
+    assert raw(told) == b"s3cret-\xc3"
+    assert told["text"] == "s3cret-\ufffd"
+    assert (told["cut"], told["offset"]) == (True, 8)
+    again = masked("s3cret-é-s3cret", told=Told(0, frozenset({"stdout"})))
+    assert taken(again, out(b"s3cret-\xc3")) + finished(again) == []
+
+
+def test_no_event_is_too_large_for_what_was_held_back() -> None:
+    long = "\x01" * MAX_BYTES
+    content = random.Random(1).randbytes(CHUNK_BYTES) + long.encode()[:-1] + b"\xff" * CHUNK_BYTES
+    said = taken(masked(long), out(content))
+    assert b"".join(raw(payload) for _, payload in said) == content
+    for type, payload in said:
+        assert len(raw(payload)) <= CHUNK_BYTES + 3
+        draft(type, payload, NOW)
+
+
+@pytest.mark.parametrize("offset", range(42))
+def test_whoever_goes_on_masks_the_same(offset: int) -> None:
+    content = f"a {SECRET} {SECRET}{SECRET[:5]}".encode()
+    first = masked(SECRET)
+    before = taken(first, out(content[:offset]))
+    again = masked(SECRET, told=Told(*[payload["offset"] for _, payload in before][-1:]))
+    after = [*taken(again, out(content[:3]), out(content[3:])), *finished(again)]
+    assert "".join(texts([*before, *after])) == "a *** ***hunte"
+
+
+def test_without_secrets_nothing_is_masked() -> None:
+    content = b"as it is"
+    assert texts(taken(Transcript(Reading(), masks=Masks()), out(content))) == ["as it is"]

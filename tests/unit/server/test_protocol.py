@@ -12,7 +12,7 @@ import shutil
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +24,12 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
+from tailrace.http.limits import Limits
 from tailrace.http.outlets import DIRECT
 from tailrace.http.sockets import Sockets
 from tailrace.server import protocol
 from tailrace.server.listener import listen
-from tailrace.server.protocol import Patience, Protocol
+from tailrace.server.protocol import HEAD_BYTES, MAX_HEADERS, Patience, Protocol
 from tests.stage import Stage, staged
 from tests.waiting import soon, turns, until
 from tests.watching import Watcher, request, watchers
@@ -746,3 +747,228 @@ async def test_no_more_connections_than_it_takes(
         party.append(again)
         await again.over()
         assert again.status == 200
+
+
+async def test_a_seat_is_free_when_a_handed_over_socket_is_gone(stage: Stage) -> None:
+    seats = stage.runs.hub.seats = Limits(streams=3, streams_each=3).seats()
+    run, other = await stage.start(), await stage.start()
+    async with hosted(stage.runs.asgi) as server, watchers() as party:
+        for target in (run, run, other):
+            party.append(await Client.open(server.port, f"/runs/{target}/events"))
+            await party[-1].told(b"I am")
+        assert len(Sockets.here()) == seats.taken == 3
+        refused = await Client.open(server.port, f"/runs/{run}/events")
+        party.append(refused)
+        await refused.over()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "5")
+        party[0].leave()
+        await until(lambda: seats.taken == 2)
+        stage.finish(other)
+        await until(lambda: seats.taken == 1)
+        stage.runs.hub.drain()
+        await until(lambda: seats.taken == 0)
+        assert len(seats) == 0
+
+
+# --- heads ---------------------------------------------------------------------------------
+
+
+def head(sizes: Sequence[int] = (), target: str = "/healthz", end: bytes = b"\r\n") -> bytes:
+    """A request with headers of these sizes, name and value, besides three of its own."""
+    named = (b"x%04d" % number for number in range(len(sizes)))
+    given = b"".join(
+        b"%b: %b\r\n" % (name, b"y" * (size - 5)) for name, size in zip(named, sizes, strict=True)
+    )
+    return (
+        b"GET %b HTTP/1.1\r\nhost: x\r\naccept: */*\r\nconnection: close\r\n" % target.encode()
+        + given
+        + end
+    )
+
+
+# Of the target and the three.
+OWN: Final = len("/healthzhostxaccept*/*connectionclose")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (head(), 200),
+        (head([HEAD_BYTES - OWN]), 200),
+        (head([HEAD_BYTES - OWN + 1]), 431),
+        (head([1000] * 60 + [HEAD_BYTES - OWN - 60_000]), 200),
+        (head([1000] * 60 + [HEAD_BYTES - OWN - 60_000 + 1]), 431),
+        (head([10] * (MAX_HEADERS - 3)), 200),
+        (head([10] * (MAX_HEADERS - 2)), 431),
+        (head(target="/healthz?" + "x" * 60_000), 200),
+        (head(target="/healthz?" + "x" * HEAD_BYTES), 431),
+        # What never comes to its end is refused before it does.
+        (head([HEAD_BYTES - OWN + 2000], end=b""), 431),
+        (head([10] * 150, end=b""), 431),
+        (b"GET /" + b"x" * (HEAD_BYTES + 2000), 431),
+        (head(end=b"x: " + b"y" * (HEAD_BYTES + 2000)), 431),
+        (head(end=b"x" * (HEAD_BYTES + 2000)), 431),
+    ],
+)
+@pytest.mark.parametrize("piece", [10**9, 10_000, 701])
+async def test_a_head_has_a_bound(
+    stage: Stage, request_: bytes, status: int, piece: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = [request_[at : at + piece] for at in range(0, len(request_), piece)]
+    async with hosted(stage.runs.asgi) as server:
+        answer = await answered(server.port, *parts, every=0.0001)
+        assert answer.status == status
+        assert answer.headers["connection"] == "close"
+        if status == 431:
+            assert b"65536 bytes" in answer.body
+        await until(lambda: not server.server_state.connections, "closed")
+        assert not Patience.here()._since
+
+
+async def test_headers_after_a_body_have_one_as_well(stage: Stage) -> None:
+    """RFC 9112 §7.1.2: trailers are kept beside the headers."""
+    chunked = POST + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    endless = [b"x%04d: %b\r\n" % (number, b"y" * 1000) for number in range(200)]
+    many = [b"x: y\r\n" * 150]
+    async with hosted(stage.runs.asgi) as server:
+        for trailers in (endless, many):
+            answer = await answered(server.port, chunked, *trailers, every=0.0001)
+            assert answer.status == 431
+        few = await answered(
+            server.port, chunked.replace(b"\r\n", b"\r\nconnection: close\r\n", 1) + b"x: y\r\n\r\n"
+        )
+        assert few.status == 422
+
+
+async def test_a_large_body_is_no_head(stage: Stage) -> None:
+    """Nor are many small ones, one after the other on one connection."""
+    body = b'{"operation":"count","input":{}}'.ljust(300_000)
+    whole = POST + b"content-length: %d\r\n\r\n" % len(body) + body
+    async with hosted(stage.runs.asgi) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for _ in range(3):
+            writer.write(whole + POST[:20])
+            await soon(reader.readuntil(b"HTTP/1.1 201"))
+            writer.write(POST[20:] + b"content-length: 1\r\n\r\n{")
+            await soon(reader.readuntil(b"HTTP/1.1 422"))
+            await soon(reader.readuntil(b"\r\n\r\n"))
+        for _ in range(300):
+            writer.write(request("/healthz", "GET", {"x": "y" * 1000}, b""))
+            await soon(reader.readuntil(b"HTTP/1.1 200"))
+            await soon(reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+
+# --- half-open connections -----------------------------------------------------------------
+
+
+HALVES: Final = [b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nhost: x\r\n"]
+
+
+@pytest.fixture
+async def halves(anyio_backend: Any) -> AsyncIterator[Callable[..., Awaitable[list[Client]]]]:
+    """Opens connections with half a request each."""
+    opened: list[Client] = []
+
+    async def open_(port: int, count: int) -> list[Client]:
+        loop = asyncio.get_running_loop()
+        made = []
+        for number in range(count):
+            _, client = await loop.create_connection(Client, "127.0.0.1", port)
+            client.transport.write(HALVES[number % 3])
+            made.append(client)
+        opened.extend(made)
+        return made
+
+    yield open_
+    for client in opened:
+        client.transport.abort()
+
+
+async def test_beyond_the_bound_the_one_that_owes_the_longest_is_ended(
+    stage: Stage, halves: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "max_half_open", 5)
+    monkeypatch.setattr(protocol, "_FRESH_SECONDS", 0.0)
+    # At once, not when it is looked who is late.
+    monkeypatch.setattr(protocol, "_LOOK_SECONDS", 1000.0)
+    run = await stage.start()
+    async with hosted(stage.runs.asgi) as server, watchers() as party:
+        # This one owes a body, and of that the app knows.
+        _, posting = await asyncio.open_connection("127.0.0.1", server.port)
+        posting.write(POST + b"content-length: 100\r\n\r\n{")
+        [waited] = await connections(server)
+        # What has come whole owes nothing, however old it is.
+        party.append(await Client.open(server.port, f"/runs/{run}/events"))
+        reader, resting = await asyncio.open_connection("127.0.0.1", server.port)
+        resting.write(request("/healthz", "GET", {}, b""))
+        await soon(reader.readuntil(b"\r\n\r\n"))
+        clients = await halves(server.port, 20)
+        await until(lambda: sum(client.is_closed for client in clients) == 15)
+        assert all(client.status == 408 for client in clients[:15])
+        assert not any(client.is_closed for client in clients[15:])
+        # These may still become whole.
+        clients[16].transport.write(b"TP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        clients[17].transport.write(b"connection: close\r\n\r\n")
+        for client in clients[16:18]:
+            await client.over()
+            assert client.status in (200, 404)
+        resting.write(request("/healthz", "GET", {}, b""))
+        assert (await soon(reader.readuntil(b"HTTP/1.1 200"))).endswith(b"200")
+        resting.close()
+        assert waited in server.server_state.connections
+        assert waited in Patience.here()._since
+        posting.close()
+        assert (await told(stage, party[0], run)).endswith(END)
+
+
+async def test_those_who_have_just_come_may_be_more(
+    stage: Stage, halves: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd that connects at once sends its requests a moment later."""
+    monkeypatch.setattr(Protocol, "max_half_open", 5)
+    monkeypatch.setattr(protocol, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "_FRESH_SECONDS", 1000.0)
+    async with hosted(stage.runs.asgi) as server:
+        clients = await halves(server.port, 30)
+        await until(lambda: len(Patience.here()._heads) == 30)
+        for client in clients[2::3]:
+            client.transport.write(b"connection: close\r\n\r\n")
+            await client.over()
+            assert client.status == 200
+        # Until they have had their time.
+        monkeypatch.setattr(protocol, "_FRESH_SECONDS", 0.0)
+        await until(lambda: len(Patience.here()._heads) == 5)
+
+
+@pytest.mark.parametrize("fresh", [0.0, 1000.0])
+async def test_half_a_request_takes_no_place_of_a_whole_one(
+    stage: Stage, halves: Any, monkeypatch: pytest.MonkeyPatch, fresh: float
+) -> None:
+    monkeypatch.setattr(Protocol, "max_connections", 10)
+    monkeypatch.setattr(Protocol, "max_half_open", 4)
+    monkeypatch.setattr(protocol, "_FRESH_SECONDS", fresh)
+    run = await stage.start()
+    async with hosted(stage.runs.asgi) as server, watchers() as party:
+        for _ in range(3):
+            flood = await halves(server.port, 12)
+            party.append(await Client.open(server.port, f"/runs/{run}/events"))
+            await party[-1].told(b"I am")
+            assert party[-1].status == 200
+            assert flood
+        assert not any(watcher.is_closed for watcher in party)
+
+
+async def test_a_server_full_of_whole_requests_is_full(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "max_connections", 2)
+    run = await stage.start()
+    async with hosted(stage.runs.asgi) as server, watchers() as party:
+        for _ in range(2):
+            party.append(await Client.open(server.port, f"/runs/{run}/events"))
+            await party[-1].told(b"I am")
+        refused = await Client.open(server.port, "/healthz")
+        party.append(refused)
+        await refused.over()
+        assert refused.status == 503
