@@ -20,7 +20,7 @@ from tailrace.eventlog.contract import Append, Commit, EventLog, Retention
 from tailrace.eventlog.places import open_log
 from tailrace.farewell import chained, signs
 from tailrace.hub import Hub
-from tailrace.lifetime import Lifetime
+from tailrace.lifetime import Lifetime, beside
 from tailrace.operations import Operation, Operations
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol.access import LOCAL
@@ -64,6 +64,8 @@ class Engine:
         """Finds out who asks for something over HTTP; see `Tailrace`."""
         self.rates: Any = None
         """Counts how often; see `Tailrace`."""
+        self.companions: list[Callable[[], contextlib.AbstractAsyncContextManager[Any]]] = []
+        """What is entered when the engine starts, each in a task of its own, and left first."""
         self.operations = Operations()
         self._hub = Hub(self.log, self.start)
         self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
@@ -114,6 +116,8 @@ class Engine:
         stack.push_async_callback(_ended, keeping)
         stack.push_async_callback(self._farewell)
         self._hub.begin(signs())
+        for companion in self.companions:
+            await beside(stack, companion())
         stack.enter_context(chained(self._leave, self.close))
 
     async def close(self) -> None:

@@ -5,8 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from tailrace.errors import LogClosed
+
+
+async def beside(
+    stack: contextlib.AsyncExitStack, context: contextlib.AbstractAsyncContextManager[Any]
+) -> None:
+    """Enter a context in a task of its own, where the stack's end has it left: some must be left
+    in the task that they were entered in (anyio's task groups), and whoever begins a life is
+    seldom who ends it. Raises what the entering raises.
+    """
+    loop = asyncio.get_running_loop()
+    entered: asyncio.Future[None] = loop.create_future()
+    leaving = asyncio.Event()
+
+    async def stay() -> None:
+        try:
+            async with context:
+                entered.set_result(None)
+                await leaving.wait()
+        except BaseException as error:
+            if entered.done():
+                raise
+            entered.set_exception(error)
+
+    staying = asyncio.create_task(stay())
+
+    async def leave() -> None:
+        leaving.set()
+        await staying
+
+    try:
+        await entered
+    except BaseException:
+        staying.cancel()
+        raise
+    stack.push_async_callback(leave)
 
 
 class Lifetime:

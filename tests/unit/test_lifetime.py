@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import anyio
 import pytest
 
 from tailrace.errors import LogClosed
-from tailrace.lifetime import Lifetime
+from tailrace.lifetime import Lifetime, beside
 
 pytestmark = pytest.mark.anyio
 
@@ -104,3 +105,58 @@ def test_loops() -> None:
     assert noted.said == ["begun", "abandoned", "begun"]
     asyncio.run(noted.life.close())
     assert noted.said == ["begun", "abandoned", "begun", "ended"]
+
+
+async def test_who_must_be_left_where_they_were_entered() -> None:
+    said: list[object] = []
+
+    @asynccontextmanager
+    async def guest() -> AsyncIterator[None]:
+        said.append(asyncio.current_task())
+        async with anyio.create_task_group() as group:
+            yield
+            group.cancel_scope.cancel()
+        said.append(asyncio.current_task())
+
+    stack = AsyncExitStack()
+    await asyncio.create_task(beside(stack, guest()))
+    assert len(said) == 1
+    await asyncio.create_task(stack.aclose())
+    assert said[0] is said[1]
+    assert said[0] is not None
+
+
+async def test_who_cannot_be_entered() -> None:
+    said: list[str] = []
+
+    @asynccontextmanager
+    async def guest() -> AsyncIterator[None]:
+        if not said:
+            raise OSError("no room")
+        yield
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(OSError, match="no room"):
+            await beside(stack, guest())
+
+
+async def test_who_gives_up_waiting_leaves_nobody_behind() -> None:
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def guest() -> AsyncIterator[None]:
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            left.set()
+
+    stack = AsyncExitStack()
+    waiting = asyncio.create_task(beside(stack, guest()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(5):
+        await left.wait()

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import ScopeMissing, Unauthorized
 from tailrace.http.audit import audited, is_audited
-from tailrace.http.limits import KNOWN, Fields
+from tailrace.http.limits import Fields
 from tailrace.http.problems import ProblemRoute, guarded
 from tailrace.http.tickets import redeemed
-from tailrace.protocol.access import ADMIN, CANCEL, EMIT, OPEN, RUN, WATCH, Access
+from tailrace.protocol.access import ADMIN, CANCEL, EMIT, OPEN, RUN, WATCH, WHO, Access
 
 NEEDS: Final[dict[tuple[str, str], str]] = {
     ("GET", "/operations"): WATCH,
@@ -43,7 +43,7 @@ NEEDS: Final[dict[tuple[str, str], str]] = {
 
 async def identified(engine: Engine, scope: Scope) -> Access:
     """Who asks. Raises Unauthorized, or what else the engine's `identify` does."""
-    known = scope.get(KNOWN)
+    known = scope.get(WHO)
     if isinstance(known, Access):
         return known
     access = OPEN
@@ -59,13 +59,13 @@ async def identified(engine: Engine, scope: Scope) -> Access:
             if found is None:
                 raise
         access = found if isinstance(found, Access) else Access.of(found)
-    scope[KNOWN] = access
+    scope[WHO] = access
     return access
 
 
 def asker(request: Request) -> Access:
     """Who was found to ask."""
-    access: Access = request.scope[KNOWN]
+    access: Access = request.scope[WHO]
     return access
 
 
@@ -97,7 +97,7 @@ def guarding(engine: Engine) -> type[ProblemRoute]:
                 response = await answered(request)
                 if is_audited():
                     audited(
-                        request.scope.get(KNOWN),
+                        request.scope.get(WHO),
                         request.method,
                         self.path_format,
                         _about(request, response),
@@ -117,6 +117,40 @@ def _about(request: Request, response: Response) -> str | None:
     if run is None and response.status_code < 300:
         run = response.headers.get("location", "").rpartition("/")[2]
     return run or None
+
+
+class Admitted:
+    """An ASGI app to which nobody comes unknown: for faces that are no routes of ours. What each
+    may do there is for the app to see to; who asks is in the scope, under WHO.
+    """
+
+    def __init__(self, engine: Engine, app: ASGIApp) -> None:
+        self._engine = engine
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def known(request: Request) -> Response:
+            await identified(self._engine, request.scope)
+            return _Through(self._app)
+
+        answer = await guarded(known)(Request(scope))
+        await answer(scope, receive, send)
+
+
+class _Through(Response):
+    """The answer is somebody else's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 def _needed(method: str, path: str) -> str:

@@ -21,16 +21,13 @@ from starlette.types import Scope
 
 from tailrace.errors import SettingsInvalid, TooManyRequests
 from tailrace.http.windows import Windows
-from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, Access
+from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, WHO, Access
 from tailrace.seats import Seats
 
 NONE: Final = "none"
 """The rate that is no bound."""
 
 CAPS: Final = ("streams", "streams_each", "watchers")
-
-KNOWN: Final = "tailrace.access"
-"""Where a request's scope has who was found to ask."""
 
 _COUNTED: Final = "tailrace.counted"
 
@@ -157,7 +154,7 @@ class Caller(NamedTuple):
 
 def caller(scope: Scope) -> Caller:
     """Who is counted for a request."""
-    access = scope.get(KNOWN)
+    access = scope.get(WHO)
     if isinstance(access, Access) and access != OPEN:
         return Caller(f"principal:{access.principal}", is_known=True)
     client = scope.get("client")
@@ -239,4 +236,4 @@ class Rates:
         return told, seconds
 
 
-__all__ = ["CAPS", "KNOWN", "NONE", "SERVED", "Caller", "Fields", "Limits", "Rates", "caller"]
+__all__ = ["CAPS", "NONE", "SERVED", "Caller", "Fields", "Limits", "Rates", "caller"]

@@ -41,5 +41,8 @@ class Access(NamedTuple):
         return None if ADMIN in self.scopes else self.principal
 
 
+WHO: Final = "tailrace.access"
+"""Where the scope of a request has the Access of whoever asks, once that is known."""
+
 OPEN: Final = Access.of(LOCAL)
 """What everybody has where nobody is told apart."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from tailrace.errors import Unauthorized
 from tailrace.facade import Tailrace
-from tailrace.http.access import NEEDS, guarding
-from tailrace.protocol.access import ADMIN, SCOPES, Access
+from tailrace.http.access import NEEDS, Admitted, guarding
+from tailrace.protocol.access import ADMIN, SCOPES, WHO, Access
 from tests.visitor import Visit, Visitor
 
 pytestmark = pytest.mark.anyio
@@ -208,3 +209,26 @@ async def test_a_key_belongs_to_its_principal(house: House) -> None:
         assert answer.status == 201, json.dumps(answer.json)
         ids.add(answer.json["id"])
     assert len(ids) == 2
+
+
+async def test_an_app_to_which_nobody_comes_unknown(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope.get(WHO))
+        await Response(status_code=204)(scope, receive, send)
+
+    def who(request: Request) -> str:
+        if "x-user" not in request.headers:
+            raise Unauthorized("Who is it?")
+        return request.headers["x-user"]
+
+    app = Admitted(Tailrace(tmp_path / "x.db", principal=who), inner)
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app), base_url="http://x"
+    ) as client:
+        refused = await client.post("/")
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        assert seen == []
+        assert (await client.post("/", headers={"x-user": "ada"})).status_code == 204
+    assert seen == [Access.of("ada")]

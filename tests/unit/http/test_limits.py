@@ -16,8 +16,8 @@ from limits.aio.storage import MemoryStorage
 from tailrace.errors import SettingsInvalid, TooManyRequests, Unauthorized
 from tailrace.facade import Tailrace
 from tailrace.http.access import NEEDS
-from tailrace.http.limits import CAPS, KNOWN, SERVED, Limits, Rates, caller
-from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, Access
+from tailrace.http.limits import CAPS, SERVED, Limits, Rates, caller
+from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, WHO, Access
 from tests.visitor import Visit, Visitor
 
 pytestmark = pytest.mark.anyio
@@ -131,13 +131,13 @@ def test_without_an_address() -> None:
 
 
 def test_whoever_is_known_is_counted_wherever_from() -> None:
-    ada = caller({"client": ("10.0.0.1", 5), KNOWN: Access.of("ada")})
-    assert ada == caller({"client": ("10.0.0.2", 5), KNOWN: Access.of("ada", [WATCH])})
+    ada = caller({"client": ("10.0.0.1", 5), WHO: Access.of("ada")})
+    assert ada == caller({"client": ("10.0.0.2", 5), WHO: Access.of("ada", [WATCH])})
     assert ada.is_known
-    assert ada != caller({"client": ("10.0.0.1", 5), KNOWN: Access.of("bob")})
+    assert ada != caller({"client": ("10.0.0.1", 5), WHO: Access.of("bob")})
     # A principal may be called as it likes.
-    assert caller({KNOWN: Access.of("address:10.0.0.1")}) != caller({"client": ("10.0.0.1", 5)})
-    assert not caller({"client": ("10.0.0.1", 5), KNOWN: OPEN}).is_known
+    assert caller({WHO: Access.of("address:10.0.0.1")}) != caller({"client": ("10.0.0.1", 5)})
+    assert not caller({"client": ("10.0.0.1", 5), WHO: OPEN}).is_known
 
 
 # --- over HTTP ---------------------------------------------------------------------------
