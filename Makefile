@@ -9,7 +9,7 @@ QUICK := $(wildcard tests/unit tests/properties tests/contracts tests/house)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test fix cover wheel bench demo serve clean lint programs
+.PHONY: help setup check test fix cover wheel bench fuzz demo serve clean lint programs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ wheel: $(STAMP) ## build the wheel and run the unit tests against it, without sr
 
 bench: $(STAMP) ## Tailrace beside its peers, and its goals: a table, about half an hour
 	@$(BIN)/python -m bench --install
+
+fuzz: $(STAMP) ## 10,000 requests made up from the OpenAPI document
+	@TAILRACE_TEST_CASES=10000 $(BIN)/pytest -q -s tests/faults/test_schemathesis.py
 
 demo: $(STAMP) ## a tour, in this terminal
 	@$(BIN)/python examples/demo.py

@@ -100,6 +100,30 @@ def _message(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
+class Seldom(logging.Filter):
+    """Lets a message pass that strangers can cause, at most once in so many seconds."""
+
+    def __init__(self, begins: str, seconds: float = 60.0) -> None:
+        super().__init__()
+        self._begins = begins
+        self._seconds = seconds
+        self._next = 0.0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        if not str(record.msg).startswith(self._begins):
+            return True
+        if record.created < self._next:
+            self._left_out += 1
+            return False
+        self._next = record.created + self._seconds
+        if self._left_out:
+            record.msg = f"{record.msg} (and {self._left_out:,} more like it)"
+            self._left_out = 0
+        return True
+
+
 class Audit(logging.Formatter):
     """The records of `http.audit` as JSON: one object on one line, with its `time` in UTC."""
 
@@ -189,6 +213,10 @@ def configured(audit: Path | None = None, masks: Masks | None = None) -> Iterato
             _attach(stack, root, text, logging.WARNING)
         for handler in _outputs():
             _replace(stack, handler, Discreet(handler.formatter or logging.Formatter(), masks))
+        seldom = Seldom("Invalid HTTP request received")
+        uvicorn = logging.getLogger("uvicorn.error")
+        uvicorn.addFilter(seldom)
+        stack.callback(uvicorn.removeFilter, seldom)
         if audit is not None:
             written = logging.StreamHandler() if audit == Path("-") else _opened(audit)
             stack.callback(written.close)
@@ -233,4 +261,4 @@ def _replace(
     handler.setFormatter(formatter)
 
 
-__all__ = ["FORMAT", "Audit", "Discreet", "configured", "hidden", "registered"]
+__all__ = ["FORMAT", "Audit", "Discreet", "Seldom", "configured", "hidden", "registered"]

@@ -44,6 +44,9 @@ _RAW_HEAD_BYTES: Final = HEAD_BYTES + 1024
 _LOOK_SECONDS: Final = 1.0
 # What whoever comes has in any case to send its request, however many come at once.
 _FRESH_SECONDS: Final = 1.0
+# The messages of a response that can be handed over: its head, and its first bytes.
+_PLAIN: Final = 2
+
 _BUSY: Final = b"503 Service Unavailable", b"The server has as many connections as it takes.\n"
 _LATE: Final = b"408 Request Timeout", b"The request did not come to its end in time.\n"
 _LARGE: Final = (
@@ -175,7 +178,9 @@ class Offer:
     async def send(self, message: Any) -> None:
         """ASGI, on behalf of the request's cycle."""
         self._count += 1
-        self._last = message.get("body", b"")
+        if self._count <= _PLAIN:
+            # Not what follows: a cycle would keep it for long after its watcher has left.
+            self._last = message.get("body", b"")
         if message["type"] == "http.response.start":
             self._encoded = any(name == b"content-encoding" for name, _ in message["headers"])
         await self._send(message)
@@ -208,7 +213,7 @@ class Offer:
         transport = protocol.transport
         # Of nothing it would not show that it was changed.
         return bool(sent) and not (
-            self._count != 2
+            self._count != _PLAIN
             or self._last != sent
             or self._encoded
             or protocol.cycle is not cycle

@@ -13,7 +13,7 @@ from tailrace.errors import SettingsInvalid
 from tailrace.http.audit import audited
 from tailrace.protocol.access import Access
 from tailrace.protocol.masking import Masks
-from tailrace.server.journal import FORMAT, Discreet, configured, hidden, registered
+from tailrace.server.journal import FORMAT, Discreet, Seldom, configured, hidden, registered
 
 SECRET = "hunter2-hunter2"
 MASKS = Masks([SECRET])
@@ -215,3 +215,18 @@ def test_which_variables_are_masked() -> None:
             registered(["A", name], env)
         assert refused.value.fix
         assert "short" not in str(refused.value).replace("shorter", "")
+
+
+def test_what_strangers_can_cause_is_said_seldom() -> None:
+    seldom = Seldom("Invalid", seconds=60)
+
+    def said(at: float, message: str) -> str | None:
+        record = logging.makeLogRecord({"msg": message, "created": at})
+        return record.getMessage() if seldom.filter(record) else None
+
+    assert said(1000, "Invalid HTTP request received.") == "Invalid HTTP request received."
+    assert [said(1000 + n, "Invalid HTTP request received.") for n in range(60)] == [None] * 60
+    assert said(1001, "Another") == "Another"
+    told = said(1060, "Invalid HTTP request received.")
+    assert told == "Invalid HTTP request received. (and 60 more like it)"
+    assert said(1120, "Invalid HTTP request received.") == "Invalid HTTP request received."
