@@ -111,9 +111,10 @@ def test_behind_a_proxy(door: Door, tmp_path: Path) -> None:
     page = [("Origin", f"https://{host}"), ("Sec-Fetch-Site", "same-origin")]
     proxied = [*page, ("X-Forwarded-Proto", "https")]
     assert door.ask("GET", "/runs", proxied, host=host).status == 403
-    options = ["--no-auth", "--allow-host", host, "--trusted-proxy", "127.0.0.1"]
+    options = ["--allow-host", host, "--trusted-proxy", "127.0.0.1"]
     with opened(tmp_path, *options) as behind:
-        assert behind.ask("GET", "/runs", proxied, host=host).status == 200
+        # Now it is only asked for a key.
+        assert behind.ask("GET", "/runs", proxied, host=host).status == 401
         assert behind.ask("GET", "/runs", page, host=host).status == 403
         # Under which name it is asked is not for the proxy to say.
         named = [("X-Forwarded-Host", host), ("Forwarded", f"host={host}")]

@@ -87,7 +87,11 @@ async def test_bad_input_is_refused_clearly_and_costs_nothing(
 ) -> None:
     bad = TABLE[name]
     before = await everything(stage)
-    with caplog.at_level(logging.DEBUG, "tailrace"):
+    with (
+        caplog.at_level(logging.DEBUG, "tailrace"),
+        # That it was asked for is written down where somebody wants to know.
+        caplog.at_level(logging.WARNING, "tailrace.audit"),
+    ):
         answer = await stage.visitor.ask(
             bad.method, bad.target.replace(RUN, run), bad.headers, body=bad.body, chunks=bad.chunks
         )

@@ -17,10 +17,10 @@ def login(url: str | None) -> None:
     import httpx2
 
     from tailrace.client.problems import problem, unreachable
+    from tailrace.client.requests import Server
 
     base = base_url(url)
-    secret = key(base)
-    headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
+    headers = Server(base, key(base)).token
     try:
         answer = httpx2.post(f"{base}/login", headers=headers, trust_env=False, timeout=10)
     except httpx2.HTTPError as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
@@ -22,16 +20,13 @@ F = TypeVar("F", bound="Callable[..., Any]")
 DEFAULT_URL: Final = "http://127.0.0.1:4000"
 ENV: Final = "TAILRACE_URL"
 KEY: Final = "TAILRACE_KEY"
-"""The environment variable with the key for a server. Not an option: others can read those."""
+"""The environment variable with the key for the server of TAILRACE_URL. Not an option: others can
+read those.
+"""
 
 _COMPLETION_SECONDS: Final = 1.0
 _ADDRESS_SECONDS: Final = 0.3
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@]*@")
-_HERE: Final = re.compile(
-    r"http://(localhost|127\.0\.0\.1|\[::1\])(:(?P<port>[0-9]{1,5}))?(/.*)?", re.ASCII
-)
-# The state of a listening socket in the kernel's tables (proc_pid_net(5)).
-_LISTENS: Final = "0A"
 _RUN: Final = re.compile(
     r"(?P<base>https?://.+?)/runs/(?P<run>run_[a-z2-7]{26})(/[a-z]*)?(\?(?P<query>[^#]*))?(#.*)?",
     re.ASCII,
@@ -51,35 +46,17 @@ def base_url(url: str | None) -> str:
 
 
 def key(base: str) -> str | None:
-    """The key to send to a server: that of TAILRACE_KEY, or, to a server that this user has
-    started on this machine, the launch key.
+    """The key to send to a server: that of TAILRACE_KEY, if it is the server of TAILRACE_URL.
+    An address that somebody has sent us must not get it.
     """
-    return os.environ.get(KEY) or _launch_key(base)
+    return os.environ.get(KEY) or None if _origin(base) == _origin(base_url(None)) else None
 
 
-def _launch_key(base: str) -> str | None:
-    found = _HERE.fullmatch(base)
-    if found is None or not _is_ours(int(found["port"] or 80)):
-        return None
-    from tailrace.server import launch
+def _origin(url: str) -> tuple[str, str]:
+    from urllib.parse import urlsplit
 
-    return launch.read(launch.place())
-
-
-def _is_ours(port: int) -> bool:
-    """Whether only we listen at a port of this machine. Somebody else who waits there in our
-    server's place must not be told the key. Where the kernel does not say, we trust it.
-    """
-    owners: set[int] = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            rows = [row.split() for row in Path(table).read_text("ascii").splitlines()[1:]]
-        except OSError:
-            continue
-        owners |= {
-            int(row[7]) for row in rows if row[3] == _LISTENS and row[1][-4:] == f"{port:04X}"
-        }
-    return sys.platform != "linux" or owners == {os.geteuid()}
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
 
 
 def connected(url: str | None) -> Client:

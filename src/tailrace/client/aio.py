@@ -26,9 +26,10 @@ class AsyncClient:
     """A client of one server, for asyncio.
 
     `base_url`: http(s)://host[:port][/prefix]. `token`: sent as `Authorization: Bearer`, to
-    that server only. `http`: an httpx2.AsyncClient to send with, which stays open when this
-    one is closed; by default one is made, without a bound on connections. `silence`: seconds
-    without a byte after which a stream counts as cut. `sleep`: how pauses are made.
+    that server only; None: a server that this user has started on this machine knows them.
+    `http`: an httpx2.AsyncClient to send with, which stays open when this one is closed; by
+    default one is made, without a bound on connections. `silence`: seconds without a byte after
+    which a stream counts as cut. `sleep`: how pauses are made.
 
     Every method raises ServerUnreachable when nothing answers, and the error of
     `tailrace.errors` that a problem's code names; TailraceError for an unknown code.

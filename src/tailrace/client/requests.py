@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from tailrace.client.launch import Launched
 from tailrace.client.problems import media_type, problem, unreachable
 from tailrace.client.reconnect import WatchedEvent
 from tailrace.errors import EventInvalid, InputInvalid, ProtocolViolation, RequestError
@@ -115,16 +116,27 @@ class Server:
     """Makes the requests to one server.
 
     `base_url` is http(s)://host[:port][/prefix]. Raises RequestError for anything else, and
-    for a token that no header can carry.
+    for a token that no header can carry. Without a token, a server on this machine is told who
+    asks by this user's launch key, if there is one.
     """
 
     def __init__(self, base_url: str, token: str | None) -> None:
         self._origin, path = _split(base_url)
         self._base = self._origin + path.rstrip("/")
-        self._token = {} if token is None else {"authorization": f"Bearer {_value('token', token)}"}
         self.is_secure = self._origin.startswith("https:")
-        self.is_loopback = bool(_LOOPBACK.fullmatch(urlsplit(self._base).hostname or ""))
+        where = urlsplit(self._base)
+        self.is_loopback = bool(_LOOPBACK.fullmatch(where.hostname or ""))
         """Whether a proxy named by the environment could not even know the address."""
+        self._token: Mapping[str, str] = {}
+        if token is not None:
+            self._token = {"authorization": f"Bearer {_value('token', token)}"}
+        elif self.is_loopback and not self.is_secure:
+            self._token = Launched(where.port or 80)
+
+    @property
+    def token(self) -> Mapping[str, str]:
+        """The header that says who asks, as it is now."""
+        return dict(self._token)
 
     def operations(self) -> Call[list[Json]]:
         """GET /operations."""

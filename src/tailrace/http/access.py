@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import Request, Response
@@ -17,10 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tailrace.engine import Engine
 from tailrace.errors import ScopeMissing, Unauthorized
 from tailrace.http.audit import audited, is_audited
-from tailrace.http.limits import Fields
+from tailrace.http.limits import UNKNOWN, Fields
 from tailrace.http.problems import ProblemRoute, guarded
 from tailrace.http.tickets import redeemed
-from tailrace.protocol.access import ADMIN, CANCEL, EMIT, OPEN, RUN, WATCH, WHO, Access
+from tailrace.protocol.access import ADMIN, CANCEL, EMIT, LOCAL, OPEN, RUN, WATCH, WHO, Access
+from tailrace.protocol.wire import LAST_EVENT_ID
 
 NEEDS: Final[dict[tuple[str, str], str]] = {
     ("GET", "/operations"): WATCH,
@@ -42,25 +44,55 @@ NEEDS: Final[dict[tuple[str, str], str]] = {
 
 
 async def identified(engine: Engine, scope: Scope) -> Access:
-    """Who asks. Raises Unauthorized, or what else the engine's `identify` does."""
+    """Who asks. Raises Unauthorized, TooManyRequests for who was not known too often, or what else
+    the engine's `identify` does.
+    """
     known = scope.get(WHO)
     if isinstance(known, Access):
         return known
-    access = OPEN
-    if engine.identify is not None:
-        try:
-            found = engine.identify(Request(scope))
-            if inspect.isawaitable(found):
-                found = await found
-        except (Unauthorized, HTTPException) as error:
-            # A ticket is for whom nobody knows, not for whom the host refuses.
-            is_unknown = isinstance(error, Unauthorized) or error.status_code == 401
-            found = redeemed(engine, scope, mounted(scope)[1]) if is_unknown else None
-            if found is None:
-                raise
-        access = found if isinstance(found, Access) else Access.of(found)
+    try:
+        access = await _known(engine, scope)
+    except (Unauthorized, HTTPException) as error:
+        # A ticket is for whom nobody knows, not for whom the host refuses.
+        if not isinstance(error, Unauthorized) and error.status_code != HTTPStatus.UNAUTHORIZED:
+            raise
+        found = redeemed(engine, scope, mounted(scope)[1])
+        if found is None:
+            if engine.rates is not None:
+                await engine.rates.admit(scope, UNKNOWN)
+            raise
+        access = found
     scope[WHO] = access
     return access
+
+
+async def again(engine: Engine, scope: Scope) -> Access:
+    """Who asks, found out anew: whoever goes on for long may not be known any more. Raises as
+    `identified` does.
+    """
+    scope.pop(WHO, None)
+    return await identified(engine, scope)
+
+
+async def _known(engine: Engine, scope: Scope) -> Access:
+    if engine.identify is None:
+        return OPEN
+    found = engine.identify(Request(scope))
+    if inspect.isawaitable(found):
+        found = await found
+    if isinstance(found, Access):
+        return found
+    if found == LOCAL:
+        raise Unauthorized(
+            f"Nobody who asks can be called {LOCAL!r}: that is whoever is not told apart.",
+            fix="Have `principal=` answer another name.",
+        )
+    return Access.of(found)
+
+
+def returning(request: Request) -> str | None:
+    """The last id that whoever asks has had, as the address or the header says."""
+    return request.headers.get(LAST_EVENT_ID) or request.query_params.get("after")
 
 
 def asker(request: Request) -> Access:
@@ -83,6 +115,9 @@ def guarding(engine: Engine) -> type[ProblemRoute]:
             async def admitted(request: Request) -> Response:
                 access = await identified(engine, request.scope)
                 need = needs[request.method]
+                if need == RUN and request.method == "GET" and returning(request):
+                    # An `EventSource` has lost its connection; nothing is started.
+                    need = WATCH
                 check(access, need)
                 fields: Fields = ()
                 if engine.rates is not None:

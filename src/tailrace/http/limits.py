@@ -27,6 +27,9 @@ from tailrace.seats import Seats
 NONE: Final = "none"
 """The rate that is no bound."""
 
+UNKNOWN: Final = "unknown"
+"""Beside the scopes: under it count the requests of whoever has no good key where one is needed."""
+
 CAPS: Final = ("streams", "streams_each", "watchers")
 
 _COUNTED: Final = "tailrace.counted"
@@ -49,7 +52,7 @@ class _Rate(NamedTuple):
         """By scope, without those that are no bound. Raises SettingsInvalid."""
         table: dict[str, _Rate] = {}
         for scope, said in rates.items():
-            if scope not in SCOPES:
+            if scope not in (*SCOPES, UNKNOWN):
                 raise SettingsInvalid(
                     f"There is no scope {str(scope)[:40]!r} that could have a rate.",
                     fix=f"The scopes are {', '.join(SCOPES)}.",
@@ -136,7 +139,13 @@ class Limits:
 SERVED: Final = Limits(
     # To start a run is what costs. To watch is to connect and to read: a crowd behind one
     # address may do it, and all of a crowd that comes back after a restart.
-    rates={RUN: "10/minute", CANCEL: "600/minute", EMIT: "6000/minute", WATCH: "6000/minute"},
+    rates={
+        RUN: "10/minute",
+        CANCEL: "600/minute",
+        EMIT: "6000/minute",
+        WATCH: "6000/minute",
+        UNKNOWN: "600/minute",
+    },
     keyed={RUN: "600/minute", CANCEL: "6000/minute", EMIT: "60000/minute", WATCH: "60000/minute"},
     streams=20_000,
     streams_each=2_000,
@@ -236,4 +245,4 @@ class Rates:
         return told, seconds
 
 
-__all__ = ["CAPS", "NONE", "SERVED", "Caller", "Fields", "Limits", "Rates", "caller"]
+__all__ = ["CAPS", "NONE", "SERVED", "UNKNOWN", "Caller", "Fields", "Limits", "Rates", "caller"]

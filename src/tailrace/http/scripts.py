@@ -29,7 +29,7 @@ from tailrace.errors import (
     RunUnknown,
 )
 from tailrace.http import body, openapi
-from tailrace.http.access import asker, guarding
+from tailrace.http.access import asker, guarding, returning
 from tailrace.http.asking import asked
 from tailrace.http.limits import caller
 from tailrace.http.origins import is_strangers
@@ -41,7 +41,7 @@ from tailrace.projections.contract import ServerSent
 from tailrace.projections.text import NamedText
 from tailrace.protocol.cursor import Cursor, parse
 from tailrace.protocol.runs import RunRecord, check_run_id
-from tailrace.protocol.wire import LAST_EVENT_ID, RUN
+from tailrace.protocol.wire import RUN
 
 _PATH: Final = "/run_file"
 _START: Final = Cursor(0, 0)
@@ -184,7 +184,7 @@ def _projection(named: str | None, headers: Headers) -> Projection:
 
 def _position(request: Request) -> tuple[str, Cursor] | None:
     """Whose run the client has had, and how far. Raises CursorMalformed."""
-    text = request.headers.get(LAST_EVENT_ID) or request.query_params.get("after")
+    text = returning(request)
     if not text:
         return None
     run, _, cursor = text.partition(":")

@@ -135,7 +135,7 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
     """
     # Somebody's own app has its own ways to know who asks, and we none to know of them.
     entrance = Entrance(settings) if settings.app is None else None
-    has_keys = entrance is not None and entrance.has_keys
+    has_keys = entrance is None or entrance.has_keys
     Protocol.max_connections = raise_limit()
     Protocol.max_half_open = settings.caps.get("half_open", MAX_HALF_OPEN)
     sys.setswitchinterval(_SWITCH_SECONDS)

@@ -43,6 +43,12 @@ class Entrance:
                 f"There is no file with keys at {settings.keys}.",
                 fix=f"tailrace keys create --file {settings.keys} --name NAME --scopes run,watch",
             )
+        if settings.no_auth and settings.trusted_proxy:
+            raise SettingsInvalid(
+                "With --no-auth whoever comes by the proxy could start and read everything.",
+                fix="Leave one of the two out; keys for those behind the proxy are made by "
+                "`tailrace keys create`.",
+            )
         self._issuer = None if settings.jwt is None else Issuer(settings.jwt)
         self.is_open = settings.no_auth
         self.launch: Launch | None = None

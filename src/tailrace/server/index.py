@@ -13,8 +13,8 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from tailrace.engine import Engine
-from tailrace.errors import Conflict, TailraceError
-from tailrace.http.access import guarding, identified
+from tailrace.errors import Conflict, ScopeMissing, TailraceError
+from tailrace.http.access import asker, guarding, identified
 from tailrace.http.audit import audited
 from tailrace.http.problems import PRIVATE
 from tailrace.http.runs import answer
@@ -58,7 +58,7 @@ Or a script, in one breath:
 _CLOSED: Final = """\
 Tailrace: run anything long, watch it live, lose nothing.
 
-This server wants to know who asks. {said}
+This server wants to know who asks.{said}
 
 Whoever started it was shown a link for the browser; this prints another:
 
@@ -107,7 +107,7 @@ def router(settings: Settings, engine: Engine, entrance: Entrance | None) -> API
         try:
             access = await identified(engine, request.scope)
         except (TailraceError, HTTPException):
-            said = "" if word is None else "The link that you came by was used before."
+            said = "" if word is None else " The link that you came by was used, or is too old."
             page = _CLOSED.format(base=base, said=said)
             return PlainTextResponse(page, 401, {**PRIVATE, "www-authenticate": "Bearer"})
         key = _sent(access)
@@ -117,9 +117,15 @@ def router(settings: Settings, engine: Engine, entrance: Entrance | None) -> API
 
     guarded = APIRouter(route_class=guarding(engine), include_in_schema=False)
 
-    # Not in the table of what routes need, so for `admin` alone.
+    # Not in the table of what routes need, so for `admin` alone; and of those for one.
     @guarded.post("/login")
     async def login(request: Request) -> Response:
+        if asker(request) != LAUNCHER:
+            # A session is nobody's key: it would go on when that is revoked.
+            raise ScopeMissing(
+                "Links are for whoever started the server.",
+                fix="Send your key with each request instead.",
+            )
         if entrance is None or entrance.launch is None:
             raise Conflict(
                 "This server gives out no links.", fix="Send a key with each request instead."

@@ -1,14 +1,12 @@
 import asyncio
 import socket
 import time
-from pathlib import Path
 
 import click
 import pytest
 
 from tailrace.cli.remote import DEFAULT_URL, address, base_url, complete_run, key, target
 from tailrace.errors import RunUnknown
-from tailrace.server import launch
 
 RUN = "run_" + "a" * 26
 
@@ -104,43 +102,31 @@ def test_a_server_that_does_not_answer_completes_nothing() -> None:
 # ------------------------------------------------------------------ the key
 
 
-@pytest.fixture
-def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.delenv("TAILRACE_KEY", raising=False)
-    return launch.ensured(launch.place())
-
-
-@pytest.mark.parametrize("form", ["http://127.0.0.1:{}", "http://localhost:{}/prefix"])
-def test_the_key_for_a_server_of_ours(launched: str, form: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        base = form.format(listener.getsockname()[1])
-        assert key(base) == launched
-    assert key(base) is None, "nobody listens there, and tomorrow it may be anybody"
-
-
-def test_the_key_is_not_for_others(launched: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        for base in (
-            f"http://192.0.2.1:{port}", f"https://127.0.0.1:{port}",
-            f"http://127.0.0.1.evil.example:{port}", f"http://127.0.0.1@evil.example:{port}",
-            f"http://evil.example/127.0.0.1:{port}", "http://127.0.0.1:99999",
-        ):  # fmt: skip
-            assert key(base) is None
-        # Somebody else's program, or one more than ours.
-        monkeypatch.setattr("os.geteuid", lambda: 12345)
-        assert key(f"http://127.0.0.1:{port}") is None
-
-
-def test_a_key_that_is_given_goes_first(launched: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TAILRACE_KEY", "tr_mine")
-    assert key("https://example.com") == "tr_mine"
-
-
-def test_without_a_launch_key_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("url", "base", "is_sent"),
+    [
+        (None, DEFAULT_URL, True),
+        (None, "http://evil.example", False),
+        ("https://runs.example", "https://runs.example", True),
+        ("https://runs.example/prefix", "https://me@RUNS.example", True),
+        ("https://runs.example", "http://runs.example", False),
+        ("https://runs.example", "https://runs.example.evil", False),
+        ("https://runs.example", "https://runs.example@evil.example", False),
+        ("https://runs.example", DEFAULT_URL, False),
+    ],
+)
+def test_the_key_is_for_its_own_server(
+    monkeypatch: pytest.MonkeyPatch, url: str | None, base: str, is_sent: bool
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert key(f"http://127.0.0.1:{listener.getsockname()[1]}") is None
+    """An address may come from anybody."""
+    monkeypatch.setenv("TAILRACE_KEY", "tr_mine")
+    if url is None:
+        monkeypatch.delenv("TAILRACE_URL", raising=False)
+    else:
+        monkeypatch.setenv("TAILRACE_URL", url)
+    assert key(base) == ("tr_mine" if is_sent else None)
+
+
+def test_without_a_key_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAILRACE_KEY", raising=False)
+    assert key(DEFAULT_URL) is None

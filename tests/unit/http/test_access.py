@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from tailrace.errors import Unauthorized
 from tailrace.facade import Tailrace
-from tailrace.http.access import NEEDS, Admitted, guarding
+from tailrace.http.access import NEEDS, Admitted, again, guarding, identified
+from tailrace.http.limits import Limits
 from tailrace.protocol.access import ADMIN, SCOPES, WHO, Access
 from tests.visitor import Visit, Visitor
 
@@ -232,3 +233,41 @@ async def test_an_app_to_which_nobody_comes_unknown(tmp_path: Path) -> None:
         assert seen == []
         assert (await client.post("/", headers={"x-user": "ada"})).status_code == 204
     assert seen == [Access.of("ada")]
+
+
+async def test_whoever_is_unknown_too_often(tmp_path: Path) -> None:
+    limits = Limits(rates={"unknown": "3/minute"})
+    runs = Tailrace(tmp_path / "x.db", principal=named, limits=limits)
+    async with runs:
+        visitor = Visitor(runs.asgi)
+        answers = [await visitor.ask("GET", "/runs") for _ in range(5)]
+        assert [answer.status for answer in answers] == [401, 401, 401, 429, 429]
+        # Who has a good key may share the address with whoever has not.
+        assert (await visitor.ask("GET", "/runs", {"x-who": "ada"})).status == 200
+
+
+async def test_nobody_is_called_as_whoever_is_not_told_apart(tmp_path: Path) -> None:
+    runs = Tailrace(tmp_path / "x.db", principal=lambda request: "local")
+    async with runs:
+        answer = await Visitor(runs.asgi).ask("GET", "/runs")
+        assert answer.status == 401
+        assert "'local'" in answer.json["detail"]
+
+
+async def test_who_is_not_known_any_more(tmp_path: Path) -> None:
+    names = ["ada", "bob"]
+
+    def who(request: Request) -> str:
+        if not names:
+            raise Unauthorized("Who is it?")
+        return names.pop(0)
+
+    runs = Tailrace(tmp_path / "x.db", principal=who)
+    scope: dict[str, Any] = {"type": "http", "headers": [], "query_string": b"", "path": "/runs",
+                             "method": "GET"}  # fmt: skip
+    assert (await identified(runs, scope)).principal == "ada"
+    assert (await identified(runs, scope)).principal == "ada"
+    assert (await again(runs, scope)).principal == "bob"
+    with pytest.raises(Unauthorized):
+        await again(runs, scope)
+    assert WHO not in scope

@@ -16,7 +16,7 @@ from limits.aio.storage import MemoryStorage
 from tailrace.errors import SettingsInvalid, TooManyRequests, Unauthorized
 from tailrace.facade import Tailrace
 from tailrace.http.access import NEEDS
-from tailrace.http.limits import CAPS, SERVED, Limits, Rates, caller
+from tailrace.http.limits import CAPS, SERVED, UNKNOWN, Limits, Rates, caller
 from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, WHO, Access
 from tests.visitor import Visit, Visitor
 
@@ -38,7 +38,8 @@ def test_there_are_none_unless_said_otherwise() -> None:
 def test_those_of_a_server() -> None:
     assert SERVED.rates[RUN] == "10/minute"
     assert SERVED.keyed[RUN] == "600/minute"
-    assert SERVED.rates.keys() == SERVED.keyed.keys() == {RUN, CANCEL, EMIT, WATCH}
+    assert SERVED.rates.keys() == {RUN, CANCEL, EMIT, WATCH, UNKNOWN}
+    assert SERVED.keyed.keys() == {RUN, CANCEL, EMIT, WATCH}
     assert (SERVED.streams, SERVED.streams_each, SERVED.watchers) == (20_000, 2_000, 10_000)
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from tailrace.cohort import Cohort
+from tailrace.facade import Tailrace
+from tailrace.http.limits import Limits
 from tailrace.projections import STREAMS
+from tailrace.protocol.access import Access
 from tailrace.protocol.runs import RunQuery, run_id
 from tailrace.protocol.sse import Decoder
 from tests.stage import Stage, staged
@@ -412,3 +415,25 @@ async def test_no_page_of_another_site_starts_anything(
 async def test_our_own_pages_may(visitor: Visitor, write: Write, site: str) -> None:
     answer = await visitor.get(write("echo hello"), headers={"sec-fetch-site": site})
     assert answer.status == 200
+
+
+async def test_to_come_back_is_to_watch(tmp_path: Path) -> None:
+    """An `EventSource` that is refused once never comes again."""
+    (tmp_path / "it.sh").write_text("echo hello\n")
+    limits = Limits(rates={"run": "1/minute"}, keyed={"run": "1/minute"})
+
+    def scopes(request: Request) -> Access:
+        return Access.of("ada", request.headers["x-scopes"].split(","))
+
+    runs = Tailrace(tmp_path / "x.db", principal=scopes, limits=limits)
+    runs.allow_scripts(tmp_path)
+    async with runs:
+        visitor = Visitor(runs.asgi)
+        may = {"x-scopes": "run,watch"}
+        path = "/run_file?file_path=it.sh"
+        run = named(await visitor.get(path, may))
+        assert (await visitor.get(path, may)).status == 429
+        for _ in range(3):
+            back = await visitor.get(path, {"x-scopes": "watch", "last-event-id": f"{run}:1"})
+            assert [event.id for event in back.events] == [f"{run}:2", f"{run}:3"]
+        assert (await visitor.get(path, {"x-scopes": "watch"})).status == 403

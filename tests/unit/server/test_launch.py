@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import SettingsInvalid
+from tailrace.protocol.launch import token
 from tailrace.server import launch
-from tailrace.server.launch import SESSION_SECONDS, Launch
+from tailrace.server.launch import LINK_SECONDS, SESSION_SECONDS, Launch
 
 KEY = f"tl_{'a' * 52}"
 
@@ -102,6 +103,14 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
             launch.read(tmp_path / name)
 
 
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for folder in ("file", "dangling"):
+        with pytest.raises(SettingsInvalid, match="No launch key can be kept"):
+            launch.ensured(tmp_path / folder / "launch-key")
+
+
 def test_where_none_can_be_kept(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsInvalid, match="No launch key can be kept") as refused:
@@ -120,7 +129,22 @@ def test_the_key_is_the_key(door: Launch) -> None:
         assert not door.is_key(other)
 
 
+def test_what_was_made_with_the_key(door: Launch, clock: Time) -> None:
+    assert door.is_key(token(KEY, 4000, clock.now))
+    assert not door.is_key(token(KEY, 4001, clock.now))
+    assert not door.is_key(token(KEY, 4000, clock.now - 61))
+    assert not door.is_key(token(f"tl_{'b' * 52}", 4000, clock.now))
+
+
 # ------------------------------------------------------------------ links and cookies
+
+
+def test_a_link_is_not_good_for_long(door: Launch, clock: Time) -> None:
+    words = [door.link(), door.link()]
+    clock.now += LINK_SECONDS - 1
+    assert door.redeem(words[0]) is not None
+    clock.now += 1
+    assert door.redeem(words[1]) is None
 
 
 def test_a_link_is_good_once(door: Launch) -> None:
