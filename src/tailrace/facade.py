@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +15,17 @@ from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
 from tailrace.eventlog.contract import EventLog
 from tailrace.http import app, problems, runs, scripts
+from tailrace.http.access import admit, asker
 from tailrace.http.asking import asked
+from tailrace.http.begin import begun
 from tailrace.http.limits import Limits, Rates
 from tailrace.http.stream import RunStream, Telling
-from tailrace.protocol.access import Access
+from tailrace.operations import Operation
+from tailrace.projections import stream
+from tailrace.protocol.access import RUN, Access
 from tailrace.protocol.cursor import Cursor
-from tailrace.protocol.wire import RUN
+from tailrace.protocol.runs import RunRecord
+from tailrace.protocol.wire import RUN as RUN_HEADER
 
 Identify = Callable[[Request], str | Access | Awaitable[str | Access]]
 """Finds out who asks."""
@@ -73,6 +78,47 @@ class Tailrace(Engine):
         routes.include_router(scripts.router(self))
         return routes
 
+    async def stream(
+        self,
+        operation: str | Operation[Any, Any],
+        request: Request,
+        input: Mapping[str, Any] | None = None,
+        *,
+        format: str | None = None,
+        timeout: float | None = None,
+        tick: float | None = None,
+    ) -> Response:
+        """Start a run and stream it, in an endpoint of your own that a browser may repeat.
+
+            @app.get("/crunch")
+            async def crunch(request: Request, rows: int = 100):
+                return await runs.stream("crunch", request, {"rows": rows})
+
+        The run belongs to whoever asks (`principal=`), needs the scope `run`, and counts against
+        the limits. An `EventSource` that is cut repeats its request with the last id it has, which
+        names the run: then that goes on, and nothing is started. `format`: one of those of
+        `GET /runs/{id}/events`; None: what `?format=` says, or `events`. `timeout`: seconds.
+        `tick`: tell the elapsed time after so many seconds of silence. What is wrong is answered
+        as a problem.
+        """
+
+        async def told(request: Request) -> Response:
+            fields = await admit(self, request, RUN)
+            projection = stream(format or request.query_params.get("format") or "events")
+
+            async def start() -> RunRecord:
+                who = asker(request).principal
+                record, _ = await self.submit(
+                    operation, input or {}, principal=who, timeout=timeout
+                )
+                return record
+
+            answer = await begun(self, request, projection, start, tick=tick)
+            answer.raw_headers.extend(fields)
+            return answer
+
+        return await problems.guarded(told)(request)
+
     @staticmethod
     async def problem(request: Request, error: Exception) -> Response:
         """Tailrace's errors as problem documents in a host's own endpoints:
@@ -88,7 +134,7 @@ class Tailrace(Engine):
         nothing to catch. The header `Tailrace-Run` names the run, for coming back to it.
         """
         try:
-            return RunStream(self.hub, run, _telling(run, request), headers={RUN: run})
+            return RunStream(self.hub, run, _telling(run, request), headers={RUN_HEADER: run})
         except TailraceError as error:
             return problems.response(error)
 

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import assert_type
 
 import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from tailrace.errors import Unauthorized
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.facade import Tailrace
+from tailrace.http.limits import Limits
 from tailrace.http.stream import RunStream
 from tailrace.operations import Operation
 from tailrace.protocol.runs import RunQuery
@@ -171,3 +174,49 @@ async def test_a_response_is_a_stream(runs: Tailrace) -> None:
     assert isinstance(response, RunStream)
     visit = await Visitor(response).get("/")
     assert [event.event for event in Decoder().feed(visit.body)] == ["message"] * 5
+
+
+# --- a run by one request ------------------------------------------------------------------
+
+
+async def test_an_endpoint_that_a_browser_may_repeat(tmp_path: Path) -> None:
+    def who(request: Request) -> str:
+        if "x-user" not in request.headers:
+            raise Unauthorized("Who is it?")
+        return request.headers["x-user"]
+
+    limits = Limits(keyed={"run": "2/minute"})
+    runs = Tailrace(tmp_path / "x.db", principal=who, limits=limits)
+
+    @runs.operation
+    async def count(run: RunContext, rows: int) -> int:
+        for row in range(rows):
+            run.progress(row, rows)
+        return rows
+
+    app = FastAPI(lifespan=runs.lifespan)
+
+    @app.get("/count")
+    async def stream(request: Request, rows: int) -> Response:
+        return await runs.stream("count", request, {"rows": rows}, format="typed")
+
+    async with runs:
+        visitor = Visitor(app)
+        ada = {"x-user": "ada"}
+        answer = await visitor.get("/count?rows=3", ada)
+        run = answer.headers["tailrace-run"]
+        assert [event.id for event in answer.events][-1] == f"{run}:5"
+        assert (await runs.record(run)).principal == "ada"
+        assert answer.headers["ratelimit"].startswith('"run";r=1;')
+        # Cut, it comes back with the last id it has; and so as often as it likes.
+        for _ in range(3):
+            rest = await visitor.get("/count?rows=3", {**ada, "last-event-id": f"{run}:3"})
+            assert rest.events == answer.events[3:]
+        stolen = await visitor.get("/count?rows=3", {"x-user": "bob", "last-event-id": f"{run}:3"})
+        assert (stolen.status, stolen.json["code"]) == (404, "run-unknown")
+        assert (await visitor.get("/count?rows=3")).status == 401
+        assert (await visitor.get("/count?rows=x", ada)).status == 422
+        assert (await visitor.get("/count?rows=3&after=5", ada)).status == 400
+        assert (await visitor.get("/count?rows=3", ada)).status == 200
+        assert (await visitor.get("/count?rows=3", ada)).status == 429
+        assert len(await runs.find(RunQuery())) == 2

@@ -101,6 +101,18 @@ def asker(request: Request) -> Access:
     return access
 
 
+async def admit(engine: Engine, request: Request, need: str) -> Fields:
+    """Let in whoever has the scope `need`, and has not asked too often; the header fields that say
+    how often is left. Raises Unauthorized, ScopeMissing, TooManyRequests.
+    """
+    access = await identified(engine, request.scope)
+    if need == RUN and request.method == "GET" and returning(request):
+        # An `EventSource` has lost its connection; nothing is started.
+        need = WATCH
+    check(access, need)
+    return () if engine.rates is None else await engine.rates.admit(request.scope, need)
+
+
 def guarding(engine: Engine) -> type[ProblemRoute]:
     """The class of one engine's routes."""
 
@@ -113,15 +125,7 @@ def guarding(engine: Engine) -> type[ProblemRoute]:
             needs = {method: _needed(method, self.path_format) for method in self.methods or ()}
 
             async def admitted(request: Request) -> Response:
-                access = await identified(engine, request.scope)
-                need = needs[request.method]
-                if need == RUN and request.method == "GET" and returning(request):
-                    # An `EventSource` has lost its connection; nothing is started.
-                    need = WATCH
-                check(access, need)
-                fields: Fields = ()
-                if engine.rates is not None:
-                    fields = await engine.rates.admit(request.scope, need)
+                fields = await admit(engine, request, needs[request.method])
                 response = await handle(request)
                 response.raw_headers.extend(fields)
                 return response

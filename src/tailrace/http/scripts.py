@@ -2,9 +2,7 @@
 
     curl -N 'http://127.0.0.1:4000/run_file?file_path=hello.py'
 
-For whoever has no more than an address: curl, or a page with an `EventSource`. That one repeats
-its request when it is cut, and a GET that starts something would start it again. So every id
-that is sent here names the run as well; whoever comes back with one goes on with that run.
+See `begin` for how a browser comes back to it.
 """
 
 from __future__ import annotations
@@ -15,36 +13,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, ValidationError
 from starlette.datastructures import Headers
-from starlette.types import Scope
 
 from tailrace.builtin import SCRIPT
-from tailrace.cohort import Manner
 from tailrace.engine import Engine
-from tailrace.errors import (
-    CursorMalformed,
-    FormatUnknown,
-    InputInvalid,
-    OperationUnknown,
-    OriginForbidden,
-    RunUnknown,
-)
+from tailrace.errors import FormatUnknown, InputInvalid, OperationUnknown
 from tailrace.http import body, openapi
-from tailrace.http.access import asker, guarding, returning
+from tailrace.http.access import asker, guarding
 from tailrace.http.asking import asked
-from tailrace.http.limits import caller
-from tailrace.http.origins import is_strangers
+from tailrace.http.begin import begun
 from tailrace.http.runs import Key, prefix
 from tailrace.http.shapes import RunFile
-from tailrace.http.stream import RunStream, Telling
 from tailrace.projections import Projection, stream
-from tailrace.projections.contract import ServerSent
-from tailrace.projections.text import NamedText
-from tailrace.protocol.cursor import Cursor, parse
-from tailrace.protocol.runs import RunRecord, check_run_id
-from tailrace.protocol.wire import RUN
+from tailrace.protocol.runs import RunRecord
 
 _PATH: Final = "/run_file"
-_START: Final = Cursor(0, 0)
 
 
 def router(engine: Engine) -> APIRouter:
@@ -86,7 +68,7 @@ class _Scripts:
         # No parameter of FastAPI's, which would insist on a body.
         if not (await request.body()).strip():
             return await self._told(request, _queried(request), idempotency_key)
-        await body.admit(request, needs_json=True)
+        await body.need_json(request)
         both = RunFile.model_fields.keys() & request.query_params.keys()
         if both:
             raise InputInvalid(
@@ -96,27 +78,13 @@ class _Scripts:
         return await self._told(request, _checked(RunFile, await request.json()), idempotency_key)
 
     async def _told(self, request: Request, wish: RunFile, key: str | None = None) -> Response:
-        _refuse_strangers(request.scope)
-        # Before anything is started: what cannot be told must not run.
         projection = _projection(wish.format, request.headers)
-        going_on = _position(request)
-        if going_on is None:
-            self._engine.hub.seats.check(caller(request.scope).name)
-            record, cursor = await self._started(request, wish, key), _START
-        else:
-            run, cursor = going_on
-            record = await self._engine.watchable(run, asker(request).sees)
-        began = record.started_at or record.created_at
-        manner = Manner(projection, None, wish.tick, began, in_silence=True)
-        shown = "text" if isinstance(projection, NamedText) else projection.name
-        headers = {
-            "content-location": f"{prefix(request, _PATH)}/runs/{record.id}/events?format={shown}",
-            RUN: record.id,
-        }
-        return _Stream(
-            self._engine.hub, record.id, Telling(cursor, manner),
-            headers=headers, is_promised=going_on is None,
-        )  # fmt: skip
+
+        async def start() -> RunRecord:
+            return await self._started(request, wish, key)
+
+        where = prefix(request, _PATH)
+        return await begun(self._engine, request, projection, start, where, wish.tick)
 
     async def _started(self, request: Request, wish: RunFile, key: str | None) -> RunRecord:
         if self._engine.operations.find(SCRIPT) is None:
@@ -137,37 +105,6 @@ class _Scripts:
         return record
 
 
-class _Stream(RunStream):
-    """A run's stream to whoever knows no run, but the request that started it."""
-
-    @property
-    def opening(self) -> bytes:
-        """With an id, because the first event may be long in coming: a browser that is cut
-        before it would start the script once more.
-        """
-        telling = self._telling
-        opening = telling.manner.projection.opening
-        if telling.cursor != _START or not isinstance(telling.manner.projection, ServerSent):
-            return opening
-        # An id without data is taken in, and nothing is dispatched (HTML, 9.2.6).
-        return opening + f"id: {self.named(_START)}\n\n".encode()
-
-    def named(self, cursor: Cursor) -> str:
-        """The run, and the cursor."""
-        return f"{self._run}:{cursor}"
-
-
-def _refuse_strangers(scope: Scope) -> None:
-    """Any page of the web can have a browser on this machine send this request, as an image's
-    address, or by a link: nothing in it needs the consent that JSON does. Raises OriginForbidden.
-    """
-    if is_strangers(scope):
-        raise OriginForbidden(
-            "A page of another site asked to run a script.",
-            fix="Ask from a page of this server, or from a program.",
-        )
-
-
 def _projection(named: str | None, headers: Headers) -> Projection:
     if named is None:
         # What EventSource accepts, and curl, is answered by text.
@@ -179,24 +116,7 @@ def _projection(named: str | None, headers: Headers) -> Projection:
             "This response streams a run live; it is no page.",
             fix="Leave format out; GET /runs/{id}/events?format=json has the pages.",
         )
-    return NamedText() if named == "text" else stream(named)
-
-
-def _position(request: Request) -> tuple[str, Cursor] | None:
-    """Whose run the client has had, and how far. Raises CursorMalformed."""
-    text = returning(request)
-    if not text:
-        return None
-    run, _, cursor = text.partition(":")
-    try:
-        return check_run_id(run), parse(cursor)
-    except RunUnknown:
-        # To start the script could be to start it again.
-        raise CursorMalformed(
-            f"{text[:40]!r} names no run: an id of this stream looks like run_…:57.",
-            fix="Leave it out to start the script; to go on with a run, send back its last id, "
-            "or use GET /runs/{id}/events.",
-        ) from None
+    return stream(named)
 
 
 def _queried(request: Request) -> RunFile:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tailrace.projections.contract import ServerSent, Types, chosen, cursor
 from tailrace.protocol import events, sse
 from tailrace.protocol.blocks import Block
-from tailrace.protocol.events import Event, to_json
+from tailrace.protocol.events import to_json
 
 Payload = Mapping[str, Any]
 
@@ -26,28 +26,13 @@ class Text(ServerSent):
     def tell(self, block: Block, types: Types) -> bytes:
         """One message for each event."""
         return b"".join(
-            sse.encode(line(event.type, event.payload), id=self._id(block, event))
+            sse.encode(line(event.type, event.payload), id=cursor(block, event))
             for event in chosen(block, types)
         )
 
     def control(self, type: str, payload: Mapping[str, Any]) -> bytes:
         """A bracketed line, without an id."""
         return sse.encode(line(type, payload))
-
-    def _id(self, block: Block, event: Event) -> str:
-        return cursor(block, event)
-
-
-class NamedText(Text):
-    """`text` whose ids name their run too, `run_…:57`: where the request that started a run is
-    the one that a browser repeats, nothing else could tell a return from a new start.
-    """
-
-    # Not the name of the other: their bytes are not the same, and shared by it.
-    name = "text:named"
-
-    def _id(self, block: Block, event: Event) -> str:
-        return f"{block.run}:{cursor(block, event)}"
 
 
 def _progress(payload: Payload) -> str:

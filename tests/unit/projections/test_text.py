@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.projections.text import NamedText, Text, line
+from tailrace.projections.text import Text, line
 from tailrace.protocol import events
 from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.events import CONTROL_TYPES, TERMINAL_TYPES, draft
@@ -125,19 +125,6 @@ def test_no_text_breaks_out_of_its_message(type_: str, key: str, around: str, en
     assert len(lines) == 7
     assert all(line.startswith("data: ") for line in lines)
     assert b"\r" not in told
-
-
-def test_ids_that_name_their_run() -> None:
-    drafts = [draft("log", {"message": m}, 0.0) for m in "ab"]
-    block = Block("run_a", 4, 5, pack(4, drafts, epoch=2), epoch=2)
-    named, plain = NamedText(), Text()
-    assert named.tell(block, None) == b"".join(
-        b"id: run_a:2-%d\ndata: [info] %b\n\n" % told for told in ((4, b"a"), (5, b"b"))
-    )
-    assert [event.data for event in Decoder().feed(named.tell(block, None))] == [
-        event.data for event in Decoder().feed(plain.tell(block, None))
-    ]
-    assert named.name != plain.name, "or one would be sent the other's bytes"
 
 
 def test_a_control_frame_is_a_line() -> None:
