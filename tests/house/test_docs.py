@@ -52,7 +52,7 @@ def test_the_floors_are_drawn_as_they_are_checked() -> None:
     contracts = settings["tool"]["importlinter"]["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     names = [re.sub(r"[()]", "", layer) for layer in layers]
-    lines = re.findall(r"^    ([a-z |]+?)(?:  .*)?$", drawn, re.MULTILINE)
+    lines = re.findall(r"^    ([a-z_ |]+?)(?:  .*)?$", drawn, re.MULTILINE)
     assert lines == names
 
 
