@@ -56,6 +56,8 @@ Argument = (
     | Annotated[int, Strict()]
     | Annotated[float, Strict()]
 )
+# A request has room for 300,000 that are wrong: they are looked through up to the first.
+Arguments = Annotated[list[Argument], Field(fail_fast=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ class Scripts:
         async def script(
             run: RunContext,
             file: Annotated[str, AfterValidator(_without_nul)],
-            args: list[Argument] | None = None,
+            args: Arguments | None = None,
             profile: str | None = None,
             stderr: Streams = "separate",
         ) -> dict[str, Any]:

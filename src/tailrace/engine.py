@@ -180,13 +180,15 @@ class Engine:
         grace: float | None = None,
         concurrency: int | None = None,
         process: bool = False,
+        detach: bool = False,
     ) -> Decorator: ...
     def operation(
         self, function: Callable[..., Any] | None = None, /, **options: Any
     ) -> Operation[..., Run] | Decorator:
         """Make a function something that can be run: `@runs.operation`, with or without
         options (`name`; `timeout`, `abandon_after`, `grace` in seconds; `concurrency`: how many
-        runs execute at once here, the others are queued; `process`).
+        runs execute at once here, the others are queued; `process`; `detach`: an MCP call that
+        breaks off leaves the run going, where it would cancel others).
 
         `process=True` gives each run a process of its own, for work that keeps the CPU busy:
         in a thread it would slow down every stream of this process. Everything works as it

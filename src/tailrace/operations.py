@@ -41,6 +41,10 @@ Handle = TypeVar("Handle")
 MAX_INPUT_BYTES: Final = MAX_EVENT_BYTES - 16 * 1024
 """Bound of an input's JSON: the `start` event repeats it, with some more."""
 
+_MAX_STRAY: Final = 20
+# To list more takes longer than to find them.
+_MAX_LISTED: Final = 5000
+
 Starter = Callable[["Operation[Any, Any]", Mapping[str, Any]], Awaitable[Handle]]
 
 
@@ -73,8 +77,10 @@ class Operation(Generic[Params, Handle]):
 
     `timeout`, `abandon_after` and `grace` are seconds. `concurrency` is how many runs may
     execute at once in one process, where there is a limit; the others are queued. `address` is
-    where a process of its own finds the function; None if it runs in this one. `parameters` is
-    the JSON Schema of the input object, made from the function's type hints.
+    where a process of its own finds the function; None if it runs in this one. `detach`: an MCP
+    call that breaks off leaves the run going, where it would cancel others. `parameters` is the
+    JSON Schema of the input object, made from the function's type hints; where it is given, the
+    function is called with the run and the input as it came, which only a guard can refuse.
     """
 
     def __init__(
@@ -88,16 +94,22 @@ class Operation(Generic[Params, Handle]):
         grace: float | None = None,
         concurrency: int | None = None,
         process: bool = False,
+        detach: bool = False,
         traits: Traits | None = None,
+        description: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
         self.function = function
         self.name: str = name or _name(function)
-        self.description = inspect.getdoc(_within(function)) or ""
+        if description is None:
+            description = inspect.getdoc(_within(function)) or ""
+        self.description = description
         self.kind: Kind = kind(function)
         self.timeout = timeout
         self.abandon_after = abandon_after
         self.grace = grace
         self.traits = traits or Traits()
+        self.detach = detach
         self.concurrency = concurrency
         if concurrency is not None and concurrency < 1:
             raise ValueError(
@@ -107,8 +119,13 @@ class Operation(Generic[Params, Handle]):
         self.address = Address.of(function) if process else None
         self._starter = starter
         self._signature = inspect.signature(function)
-        self._context, self._model = _input_model(self.name, function, self._signature)
-        self.parameters = _schema(self.name, self._model)
+        self._is_as_given = parameters is not None
+        if parameters is None:
+            self._context, self._model = _input_model(self.name, function, self._signature)
+            self.parameters = _schema(self.name, self._model)
+        else:
+            self._context, self._model = None, _ANYTHING
+            self.parameters = dict(parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself, without a run."""
@@ -116,6 +133,10 @@ class Operation(Generic[Params, Handle]):
 
     async def start(self, *args: Params.args, **kwargs: Params.kwargs) -> Handle:
         """Start a run with these arguments. Raises InputInvalid."""
+        if self._is_as_given:
+            if args:
+                raise self._refusal([{"where": "input", "what": "It is given by name"}])
+            return await self._starter(self, kwargs)
         try:
             given = self._without_context().bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -167,7 +188,10 @@ class Operation(Generic[Params, Handle]):
             model = self._model.model_validate_json(stored)
         except ValidationError as error:
             raise self._invalid(error) from None
-        given = {field.alias or name: getattr(model, name) for name, field in self._fields()}
+        if self._is_as_given:
+            return lambda: self.function(context, loads(stored))
+        fields = self._model.model_fields.items()
+        given = {field.alias or name: getattr(model, name) for name, field in fields}
         given |= model.model_extra or {}
         if self._context is not None:
             given[self._context] = context
@@ -178,20 +202,23 @@ class Operation(Generic[Params, Handle]):
         ]
         return lambda: self.function(*positional, **given)
 
-    def _fields(self) -> Iterator[tuple[str, Any]]:
-        yield from self._model.model_fields.items()
-
     def _without_context(self) -> inspect.Signature:
         parameters = [p for n, p in self._signature.parameters.items() if n != self._context]
         return self._signature.replace(parameters=parameters)
 
     def _validated(self, given: Mapping[str, Any]) -> BaseModel:
+        most = len(self._model.model_fields) + _MAX_STRAY
+        if len(given) > most and self._model.model_config["extra"] == "forbid":
+            # Of each there would be an error, and a body has room for 90,000 of them.
+            raise self._refusal([{"where": "input", "what": f"It has more than {most} fields"}])
         try:
             return self._model.model_validate(dict(given))
         except ValidationError as error:
             raise self._invalid(error) from None
 
     def _invalid(self, error: ValidationError) -> InputInvalid:
+        if (count := error.error_count()) > _MAX_LISTED:
+            return self._refusal([{"where": "input", "what": f"{count:,} parts of it do not fit"}])
         found = [
             # The keys are the caller's: what is refused must not come back in full.
             {"where": ".".join(map(str, e["loc"]))[:40] or "input", "what": e["msg"][:200]}
@@ -290,6 +317,12 @@ def _input_model(
         raise _unusable(name, error) from error
 
 
+# Of an operation whose schema was given: what JSON can say.
+_ANYTHING: Final = create_model(
+    "Anything", __config__=ConfigDict(extra="allow", ser_json_inf_nan="strings")
+)
+
+
 def _schema(name: str, model: type[BaseModel]) -> dict[str, Any]:
     try:
         return model.model_json_schema(by_alias=True)
@@ -310,6 +343,8 @@ class Operations:
     def __init__(self) -> None:
         self._known: dict[str, Operation[Any, Any]] = {}
         self._left: dict[str, Operation[Any, Any]] = {}
+        self.listeners: set[Callable[[], None]] = set()
+        """Called whenever there is one more, or one less, by whatever thread."""
 
     def add(self, operation: Operation[Any, Any]) -> None:
         """Register. Raises ValueError for a name that is taken."""
@@ -318,6 +353,17 @@ class Operations:
                 f"There is an operation {operation.name!r} already; give this one a name=."
             )
         self._known[operation.name] = operation
+        self._tell()
+
+    def remove(self, operation: Operation[Any, Any]) -> None:
+        """No longer offer this one; nothing, if it is not what its name stands for."""
+        if self._known.get(operation.name) is operation:
+            del self._known[operation.name]
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in tuple(self.listeners):
+            listener()
 
     def get(self, name: str) -> Operation[Any, Any]:
         """The operation of that name. Raises OperationUnknown."""

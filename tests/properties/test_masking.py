@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import orjson
 from hypothesis import example, given
@@ -92,4 +93,5 @@ def test_json_stays_json(known: list[str], value: object) -> None:
             return {expected(key): expected(each) for key, each in value.items()}
         return value
 
-    assert orjson.loads(masks.json(orjson.dumps(value))) == expected(value)
+    for document in (orjson.dumps(value), json.dumps(value).encode()):
+        assert orjson.loads(masks.json(document)) == expected(value)

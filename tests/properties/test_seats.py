@@ -17,6 +17,7 @@ from tailrace.http.limits import Limits
 from tailrace.http.many import ManyStream
 from tailrace.http.stream import RunStream, Telling
 from tailrace.projections import stream
+from tailrace.protocol.access import OPEN, WHO
 from tailrace.protocol.cursor import Cursor
 from tailrace.seats import Seats
 from tests.stage import Stage, staged
@@ -51,8 +52,8 @@ class Door:
         telling = Telling(Cursor(0, 0), Manner(stream("events")))
         response = (
             RunStream(self._runs.hub, run, telling),
-            ManyStream(self._runs, None, None, ""),
-            ManyStream(self._runs, None, [run], ""),
+            ManyStream(self._runs, {WHO: OPEN}, None, ""),
+            ManyStream(self._runs, {WHO: OPEN}, [run], ""),
             RunStream(self._runs.hub, run, telling, headers={"x": "y"}),
         )[choice // 6]
 

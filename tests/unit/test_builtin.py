@@ -154,6 +154,12 @@ async def test_input_that_is_refused(
     assert await engine.find(RunQuery()) == []
 
 
+async def test_wrong_arguments_are_looked_through_up_to_the_first(engine: Engine) -> None:
+    with pytest.raises(InputInvalid) as refused:
+        await told(engine, "script", file="fine.sh", args=[None] * 1000)
+    assert len(refused.value.details["errors"]) <= 3, "one for each kind of argument"
+
+
 async def test_another_profile_and_one_stream(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("echo out; echo err >&2; echo out")
     events = await told(engine, "script", file="code.py", profile="shell", stderr="merge")

@@ -402,6 +402,30 @@ def test_wrong_input_is_told_where(given: dict[str, Any], where: str, what: str)
     assert "GET /operations" in refused.value.fix
 
 
+def test_of_many_unknown_fields_no_list_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = made(nested)
+    known = len(operation.parameters["properties"])
+    given = {"rows": [], **{f"x{n}": 0 for n in range(19 + known)}}
+    with pytest.raises(InputInvalid, match="not permitted"):
+        operation.check(given)
+    monkeypatch.setattr(operation, "_invalid", None)
+    with pytest.raises(InputInvalid, match=f"input: It has more than {known + 20} fields"):
+        operation.check({**given, "y": 0})
+
+
+def test_of_very_many_mistakes_only_their_number_is_told() -> None:
+    operation = made(nested)
+    with pytest.raises(InputInvalid, match="nested does not take this input: input: 6,000 parts"):
+        operation.check({"rows": ["x"] * 6000})
+
+
+def test_whoever_takes_all_fields_takes_many() -> None:
+    def open_to_all(**rest: int) -> int:
+        return sum(rest.values())
+
+    assert called(made(open_to_all), **{f"x{n}": 1 for n in range(100)}) == 100
+
+
 def test_what_is_refused_is_told_in_short() -> None:
     with pytest.raises(InputInvalid) as refused:
         made(nested).check({"rows": ["x" * 1000] * 1000})
@@ -554,6 +578,60 @@ def test_validators_of_the_input_are_heard() -> None:
         made(same).check({"even": {"size": 3}})
 
 
+# --- a schema that was given -----------------------------------------------------------
+
+GIVEN = {"type": "object", "properties": {"symbol": {"type": "string"}}}
+
+
+async def as_it_came(run: Sink, input: dict[str, Any]) -> Any:
+    """Not what anybody is told."""
+    return run, input
+
+
+def test_a_schema_that_is_given_is_what_is_shown() -> None:
+    operation = made(as_it_came, name="market.news", parameters=GIVEN, description="News.")
+    assert operation.parameters == GIVEN
+    assert (operation.name, operation.description) == ("market.news", "News.")
+    assert operation.kind is Kind.COROUTINE
+    assert made(as_it_came, parameters=GIVEN, description="").description == ""
+    assert made(as_it_came, parameters={}).description == "Not what anybody is told."
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"symbol": "ABC", "n": 1, "x": 1.5, "no": None, "deep": [{"a": [True]}]},
+        # Names that mean something to a function, to its model, or to nobody.
+        {"run": 1, "input": 2, "self": 3, "model_config": 4, "copy": 5, "__x": 6, "a b": 7},
+        {"é\u2028": "\u2028"},
+    ],
+)
+@pytest.mark.anyio
+async def test_its_input_comes_as_it_was(given: dict[str, Any]) -> None:
+    operation = made(as_it_came, parameters=GIVEN)
+    assert await called(operation, **given) == (CONTEXT, given)
+
+
+@pytest.mark.anyio
+async def test_it_starts_with_arguments_by_name() -> None:
+    operation = made(as_it_came, parameters=GIVEN)
+    assert loads((await operation.start(run=1, symbol="ABC")).encode()) == {
+        "run": 1,
+        "symbol": "ABC",
+    }
+    with pytest.raises(InputInvalid, match="given by name"):
+        await operation.start("ABC", 1)
+
+
+def test_what_is_no_json_is_refused_there_too() -> None:
+    operation = made(as_it_came, parameters=GIVEN)
+    with pytest.raises(InputInvalid, match="cannot be written as JSON"):
+        operation.check({"a": object()})
+    with pytest.raises(BodyTooLarge):
+        operation.check({"a": "x" * MAX_INPUT_BYTES})
+
+
 # --- the registry ----------------------------------------------------------------------
 
 
@@ -573,6 +651,18 @@ def test_a_name_is_taken_once() -> None:
     known.add(made(plain))
     with pytest.raises(ValueError, match="an operation 'plain' already; give this one a name="):
         known.add(made(plain))
+
+
+def test_one_that_is_removed_leaves_its_name() -> None:
+    known = Operations()
+    first, second = made(plain), made(plain)
+    known.add(first)
+    known.remove(second)
+    assert known.find("plain") is first, "it was another that was meant"
+    known.remove(first)
+    known.remove(first)
+    known.add(second)
+    assert list(known) == [second]
 
 
 @pytest.mark.parametrize(
@@ -619,3 +709,20 @@ def test_who_goes_on_with_what_others_left_behind() -> None:
     able = made(traits=Traits(resumes=lambda _: False))
     other.add(able)
     assert other.heir("script") is able
+
+
+def test_who_wants_to_know_hears_of_each_change() -> None:
+    operations, heard = Operations(), []
+    operations.listeners.add(lambda: heard.append([one.name for one in operations]))
+    first, second = made(plain), made(coroutine)
+    operations.add(first)
+    operations.add(second)
+    operations.remove(first)
+    operations.remove(first)
+    assert heard == [["plain"], ["plain", "coroutine"], ["coroutine"]]
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_call_may_be_left(detach: bool) -> None:
+    assert made(plain, detach=detach).detach is detach
+    assert made(plain).detach is False

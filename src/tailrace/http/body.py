@@ -9,66 +9,162 @@ read but not written again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from tailrace.errors import BodyNotJson, BodyTooLarge, InputInvalid
+from tailrace.errors import BodyNotJson, BodyTooLarge, InputInvalid, TooManyRequests
+from tailrace.perloop import PerLoop
 from tailrace.protocol.wire import JSON, MAX_BODY_BYTES
+
+SMALL_BYTES: Final = 4 * 1024
+"""The bound of a body in which nothing is expected, or nothing long."""
+
+MAX_BYTES_AT_ONCE: Final = 64 * 1024 * 1024
+"""How much of bodies may be kept at one time. Small ones have their place beyond it, so that who
+fills it does not keep others from cancelling."""
+
+BODY_SECONDS: Final = 30.0
+"""How long a body may take, and one second more for each 64 KiB that it may have."""
 
 MAX_DEPTH: Final = 64
 """How deeply arrays and objects may be nested."""
 
+# Of routes, which may have a prefix, with a bound of their own.
+_BOUNDS: Final = {"/run_file": 256 * 1024, "/tickets": SMALL_BYTES}
+
 _LARGE: Final = 64 * 1024
+_BYTES_PER_SECOND: Final = 64 * 1024
+_FULL_SECONDS: Final = 5
 _DIGITS: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**64 - 1
 
 
-async def admit(request: Request, *, needs_json: bool) -> None:
-    """Read the body, check it, and keep it where the endpoint will look for it.
+class _Bodies(PerLoop):
+    """Those that are being read, or worked on."""
 
-    Raises BodyNotJson, BodyTooLarge, InputInvalid.
+    def __init__(self) -> None:
+        self.held = 0
+        # A hostile megabyte keeps the interpreter for a tenth of a second, in a thread as well:
+        # between two of them others have a turn.
+        self.decoding = asyncio.Semaphore()
+
+
+def bound(path: str, *, needs_json: bool) -> int:
+    """How many bytes a body of the route `path` may have."""
+    for known, most in _BOUNDS.items():
+        if path.endswith(known):
+            return most
+    return MAX_BODY_BYTES if needs_json else SMALL_BYTES
+
+
+@contextlib.asynccontextmanager
+async def admitted(request: Request, most: int, *, needs_json: bool) -> AsyncIterator[None]:
+    """Read a body of at most `most` bytes, check it, and keep it where the endpoint will look for
+    it, as long as that is at work.
+
+    Raises BodyNotJson, BodyTooLarge, InputInvalid, TooManyRequests; HTTPException (408) for one
+    that takes too long.
     """
+    if needs_json:
+        _declared(request)
+    bodies = _Bodies.here()
+    body = await _read(request, most, bodies)
+    # Where Starlette's Request keeps what it has read, and looks first.
+    kept = vars(request)
+    kept["_body"] = body
+    try:
+        if needs_json:
+            await _decoded(request, body)
+        yield
+    finally:
+        bodies.held -= len(body)
+        # A stream that answers it would keep it to its end.
+        kept["_body"] = b""
+        kept.pop("_json", None)
+
+
+async def need_json(request: Request) -> None:
+    """Check an admitted body as one of JSON. Raises BodyNotJson, InputInvalid."""
+    _declared(request)
+    await _decoded(request, await request.body())
+
+
+def _declared(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if needs_json and media_type != JSON:
+    if media_type != JSON:
         declared = f"declared as {media_type[:80]!r}" if media_type else "not declared"
         raise BodyNotJson(
             f"The request body is {declared}, and must be JSON.",
             fix=f"Send JSON with Content-Type: {JSON}.",
         )
-    body = await _read(request)
-    # Where Starlette's Request keeps what it has read, and looks first.
-    request._body = body  # noqa: SLF001
-    if needs_json:
-        # A hostile megabyte takes a third of a second; nobody else shall wait for it.
-        value = decode(body) if len(body) < _LARGE else await asyncio.to_thread(decode, body)
-        request._json = value  # noqa: SLF001
 
 
-async def _read(request: Request) -> bytes:
-    """All of the body, but no further than the bound, whatever Content-Length claims."""
-    declared = request.headers.get("content-length", "")
+async def _decoded(request: Request, body: bytes) -> None:
+    if len(body) < _LARGE:
+        value = decode(body)
+    else:
+        async with _Bodies.here().decoding:
+            value = await asyncio.to_thread(decode, body)
+    vars(request)["_json"] = value
+
+
+async def _read(request: Request, most: int, bodies: _Bodies) -> bytes:
+    """All of the body, but no further than the bound, whatever Content-Length claims. It counts
+    among those that are held.
+    """
+    length = request.headers.get("content-length", "")
+    declared = int(length) if _DIGITS.fullmatch(length) else most
     # Not waited for: whoever sent `Expect: 100-continue` has not even begun.
-    if _DIGITS.fullmatch(declared) and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
-    parts: list[bytes] = []
+    if declared > most:
+        raise _too_large(most)
+    # One for all: of pieces of a byte each, a list would be thirty times as large.
+    content = bytearray()
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        parts.append(chunk)
-    return b"".join(parts)
+    try:
+        async with asyncio.timeout(BODY_SECONDS + declared / _BYTES_PER_SECOND):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAX_BODY_BYTES:
+                    break
+                if size > most:
+                    # Read, and thrown away: whoever is cut off while sending may not see why.
+                    bodies.held -= len(content)
+                    content.clear()
+                    continue
+                content += chunk
+                bodies.held += len(chunk)
+                if size > SMALL_BYTES and bodies.held > MAX_BYTES_AT_ONCE:
+                    raise _too_many()
+        if size > most:
+            raise _too_large(most)
+    except BaseException as error:
+        bodies.held -= len(content)
+        if isinstance(error, TimeoutError):
+            raise HTTPException(408, "The request body did not come to its end in time.") from None
+        raise
+    return bytes(content)
 
 
-def _too_large() -> BodyTooLarge:
+def _too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(
-        f"The request body exceeds {MAX_BODY_BYTES:,} bytes.",
+        f"The request body exceeds {most:,} bytes.",
         fix="Send less, or a link to it; events may come in several requests.",
+    )
+
+
+def _too_many() -> TooManyRequests:
+    return TooManyRequests(
+        "The server is reading as much of requests as it takes.",
+        fix=f"Try again in {_FULL_SECONDS} s.",
+        retry_after=_FULL_SECONDS,
     )
 
 

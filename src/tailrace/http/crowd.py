@@ -19,9 +19,9 @@ from tailrace.http import problems
 from tailrace.http.access import check, identified, mounted
 from tailrace.http.asking import Asked, asked
 from tailrace.http.audit import audited
-from tailrace.http.runs import told
+from tailrace.http.runs import check_seats, told
 from tailrace.http.stream import RunStream
-from tailrace.protocol.access import WATCH
+from tailrace.protocol.access import WATCH, Access
 from tailrace.protocol.wire import LAST_EVENT_ID
 
 _PATH: Final = re.compile(r"/runs/([^/]+)/events")
@@ -51,12 +51,14 @@ class Crowd:
         wish = _wish(scope["query_string"], accept, last)
         if wish is None or wish.projection is None:
             return False
+        access: Access | None = None
         try:
             access = await identified(self._engine, scope)
             check(access, WATCH)
             if self._engine.rates is not None:
                 await self._engine.rates.admit(scope, WATCH)
             record = await self._engine.watchable(match[1], access.sees)
+            check_seats(self._engine, scope, record.id)
         except TooManyRequests as error:
             # Whoever asks too often shall not have the long way for it.
             audited(access, "GET", _ROUTE, match[1], error.status, scope.get("client"))

@@ -15,15 +15,24 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
-from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown, TooManyRequests
+from tailrace.errors import (
+    CursorMalformed,
+    InputInvalid,
+    RunUnknown,
+    TooManyRequests,
+    Unauthorized,
+)
 from tailrace.http import problems
+from tailrace.http.access import again, check
 from tailrace.http.feeds import Streaming
 from tailrace.outlet import End
 from tailrace.projections import stream
+from tailrace.protocol.access import WATCH, WHO, Access
 from tailrace.protocol.cursor import Cursor, parse
 from tailrace.protocol.events import CONTROL_TYPES, TERMINAL_TYPES
 from tailrace.protocol.lifecycle import ACTIVE
@@ -74,12 +83,14 @@ class Many:
     """The joint feed of many runs: what `subscription.Subscription` is for one."""
 
     def __init__(
-        self, engine: Engine, sees: str | None, names: Sequence[str] | None, vector: str
+        self, engine: Engine, scope: Scope, names: Sequence[str] | None, vector: str
     ) -> None:
-        """`sees`: whose runs; None for everybody's."""
+        """`scope`: of the request, in which it stands who asks."""
         self.end: End | None = None
         self._engine = engine
-        self._sees = sees
+        self._scope = scope
+        known: Access = scope[WHO]
+        self._sees = known.sees
         self._names = names
         self._known = positions(vector)
         self._ordinal = 0 if self._known is None else self._known[0]
@@ -174,10 +185,24 @@ class Many:
         if self._names is not None or room <= 0 or now - self._looked_at < _DISCOVER_SECONDS:
             return
         self._looked_at = now
+        # A stream has no end of its own, and may well outlive its key. A run has an end.
+        self._sees = await self._again()
         query = RunQuery(principal=self._sees, since=self._ordinal, limit=room, oldest_first=True)
         for record in await self._engine.find(query):
             self._ordinal = record.ordinal
             await self._join(record.id, None)
+
+    async def _again(self) -> str | None:
+        """Whose runs are seen, now. Raises Unauthorized, ScopeMissing."""
+        try:
+            # On a copy: who holds the stream's seat stays as it was.
+            access = await again(self._engine, {**self._scope})
+        except HTTPException as error:
+            raise Unauthorized(
+                str(error.detail), fix="Come back with a key that is good."
+            ) from error
+        check(access, WATCH)
+        return access.sees
 
     async def _join(self, run: str, known: tuple[int, dict[str, Cursor]] | None) -> None:
         cursor = Cursor(0, 0) if known is None else known[1].get(run, Cursor(0, 0))
@@ -233,10 +258,10 @@ class ManyStream(Streaming):
     """A response that streams many runs."""
 
     def __init__(
-        self, engine: Engine, sees: str | None, names: Sequence[str] | None, vector: str
+        self, engine: Engine, scope: Scope, names: Sequence[str] | None, vector: str
     ) -> None:
         super().__init__(engine.hub, Manner(stream("events")))
-        self._feed = Many(engine, sees, names, vector)
+        self._feed = Many(engine, scope, names, vector)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

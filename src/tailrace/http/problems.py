@@ -161,10 +161,13 @@ class ProblemRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's hook."""
         handle = super().get_route_handler()
+        needs_json = self.body_field is not None
+        most = body.bound(self.path_format, needs_json=needs_json)
 
         async def admitted(request: Request) -> Response:
-            if request.method in ("POST", "PUT", "PATCH"):
-                await body.admit(request, needs_json=self.body_field is not None)
-            return await handle(request)
+            if request.method not in {"POST", "PUT", "PATCH"}:
+                return await handle(request)
+            async with body.admitted(request, most, needs_json=needs_json):
+                return await handle(request)
 
         return guarded(admitted)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from starlette.types import Scope
 
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
@@ -142,7 +143,7 @@ class _Runs:
         """
         wish = asked(request.headers, request.query_params, default="json")
         if wish.projection is not None:
-            self._engine.hub.seats.check(caller(request.scope).name)
+            check_seats(self._engine, request.scope)
         return wish
 
     def _begun(self, request: Request, wish: Asked, record: RunRecord, *, is_new: bool) -> Response:
@@ -226,6 +227,7 @@ class _Runs:
             return await self._page(await self._record(request, run), wish)
         if wish.speed is None:
             record = await self._engine.watchable(run, asker(request).sees)
+            check_seats(self._engine, request.scope, run)
             telling = told(record, wish, wish.projection, wish.cursor)
             return RunStream(self._engine.hub, run, telling)
         record = await self._record(request, run)
@@ -235,6 +237,7 @@ class _Runs:
                 f"{run} is {record.state}; only a finished run has a timing to replay.",
                 fix="Leave speed out to watch it live.",
             )
+        check_seats(self._engine, request.scope, run)
         return Playback(self._engine.hub, self._engine.log, record, telling, wish.speed)
 
     async def output(
@@ -248,6 +251,7 @@ class _Runs:
         """The bytes a script wrote, live to the end."""
         after = cursor(request.query_params)
         await self._engine.watchable(run, asker(request).sees)
+        check_seats(self._engine, request.scope, run)
         telling = Telling(after, Manner(Output(stream)))
         return RunStream(self._engine.hub, run, telling)
 
@@ -302,7 +306,8 @@ class _Runs:
             # vector would be refused for ever.
             with contextlib.suppress(RunUnknown):
                 resume(after, (await self._record(request, run)).extent)
-        return ManyStream(self._engine, asker(request).sees, names, vector)
+        check_seats(self._engine, request.scope)
+        return ManyStream(self._engine, request.scope, names, vector)
 
     async def _record(self, request: Request, run: str) -> RunRecord:
         """Everything about a run begins here: of others' there is none."""
@@ -319,6 +324,15 @@ class _Runs:
             lost = (start.after + 1, blocks[0].first - 1)
             start = Resume(Kind.GONE, lost[1], lost)
         return answer(page(blocks, start, wish.types, wish.limit, record.extent))
+
+
+def check_seats(engine: Engine, scope: Scope, run: str | None = None) -> None:
+    """Whether there is room for one more stream, of `run` if it is of one. Before the answer is
+    known, so that a refusal is one for everybody, the audit too; the stream looks once more.
+    Raises TooManyRequests.
+    """
+    watchers = 0 if run is None else engine.hub.watchers(run) + 1
+    engine.hub.seats.check(caller(scope).name, watchers)
 
 
 def told(record: RunRecord, wish: Asked, projection: Projection, after: Cursor | str) -> Telling:

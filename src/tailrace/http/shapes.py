@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from tailrace.http.asking import TICKS
 from tailrace.protocol.lifecycle import State
@@ -16,9 +24,28 @@ _Json = dict[str, Any]
 
 # ------------------------------------------------------------------ requests
 
-# Strict: "30" is no number, and true is not 1.
-_ASKED: Final = ConfigDict(extra="forbid", strict=True)
 _EXACT: Final = 2**53
+_MAX_STRAY: Final = 20
+
+
+class _Asked(BaseModel):
+    # Strict: "30" is no number, and true is not 1.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_moderate(cls, given: Any) -> Any:
+        # Of each unknown field there would be an error; a body has room for 90,000 of them.
+        most = len(cls.model_fields) + _MAX_STRAY
+        if isinstance(given, dict) and len(given) > most and cls.model_config["extra"] == "forbid":
+            raise PydanticCustomError(
+                "many_fields", "It has more than {most} fields", {"most": most}
+            )
+        return given
+
+
+# For the same reason: nothing is said of those behind the first that is wrong.
+_FIRST: Final = FailFast()
 
 _TIMEOUT: Final[Any] = Field(
     None, description="Seconds after which the run ends as timed_out", examples=[60]
@@ -30,10 +57,8 @@ _ABANDON_AFTER: Final[Any] = Field(
 )
 
 
-class StartRun(BaseModel):
+class StartRun(_Asked):
     """What to run."""
-
-    model_config = _ASKED
 
     operation: str = Field(max_length=200, examples=["script"])
     input: _Json = Field(default_factory=dict, examples=[{"file": "hello.py"}])
@@ -41,17 +66,15 @@ class StartRun(BaseModel):
     abandon_after: float | None = _ABANDON_AFTER
 
 
-class RunFile(BaseModel):
+class RunFile(_Asked):
     """A script to run, and how to tell of it."""
-
-    model_config = _ASKED
 
     file_path: str = Field(
         max_length=4096,
         description="The script, relative to one of the folders that the server allows",
         examples=["hello.py"],
     )
-    args: list[str | int | float] = Field(
+    args: Annotated[list[str | int | float], _FIRST] = Field(
         default_factory=list,
         max_length=1000,
         description="What the script is called with, in this order",
@@ -75,14 +98,12 @@ class RunFile(BaseModel):
         None,
         description="How the events are told; without it text, or lines of JSON to whoever "
         "accepts only those",
-        json_schema_extra={"enum": ["text", "events", "typed", "ndjson"]},
+        json_schema_extra={"enum": ["text", "events", "typed", "ndjson", "jsonrpc"]},
     )
 
 
-class RemoteEvent(BaseModel):
+class RemoteEvent(_Asked):
     """An event of a remote producer. The terminal types are Tailrace's own."""
-
-    model_config = _ASKED
 
     # Documented here, checked with the other rules for types by `protocol.events`.
     type: str = Field(
@@ -99,29 +120,23 @@ def _integral(given: Any) -> Any:
 _Whole = Annotated[int, BeforeValidator(_integral)]
 
 
-class RemoteProducer(BaseModel):
+class RemoteProducer(_Asked):
     """Who sends, and the number of the first event sent, counted from 1 in each attempt."""
-
-    model_config = _ASKED
 
     id: str = Field(min_length=1, max_length=100, examples=["worker-7"])
     seq: _Whole = Field(ge=1, le=_EXACT, examples=[1])
 
 
-class AppendEvents(BaseModel):
+class AppendEvents(_Asked):
     """Events to add to a run. `attempt` fences: an older attempt's are refused."""
 
-    model_config = _ASKED
-
-    events: list[RemoteEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: Annotated[list[RemoteEvent], _FIRST] = Field(min_length=1, max_length=MAX_EVENTS)
     attempt: _Whole | None = Field(None, ge=1, le=_EXACT, examples=[1])
     producer: RemoteProducer | None = None
 
 
-class AskTicket(BaseModel):
+class AskTicket(_Asked):
     """Which run a ticket is for."""
-
-    model_config = _ASKED
 
     run: str = Field(max_length=200, examples=["run_abcdefghijklmnopqrstuvwxyz"])
 

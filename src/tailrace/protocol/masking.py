@@ -27,9 +27,15 @@ MAX_BYTES: Final = 4096
 """Of a secret. As much as its longest form has of it may be held back of an output."""
 
 _MASK: Final = MASK.encode()
+_QUOTE: Final = 0x22
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
-# The strings and the numbers of a JSON text.
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|-?[0-9][0-9.eE+-]*+')
+# The strings and the numbers of a JSON text, without those that no secret fits into: they are
+# passed by many at a time. No escape is shorter than what it stands for.
+_SHORT: Final = rb'"(?:[^"\\]|\\.){0,%d}+"|[0-9-][0-9.eE+-]{0,%d}+(?![0-9.eE+-])'
+_TOKEN: Final = re.compile(
+    rb'(?:[^"0-9-]++|%b)++|("[^"\\]*+(?:\\.[^"\\]*+)*+"|[0-9-][0-9.eE+-]*+)'
+    % (_SHORT % (MIN_CHARACTERS - 1, MIN_CHARACTERS - 2))
+)
 
 # What nothing ever escapes; or nothing at all, which is in every text.
 _CORE: Final = re.compile(r"[A-Za-z0-9]*")
@@ -102,21 +108,54 @@ class Masks:
         """A JSON text without the secrets in its strings, keys and numbers; still JSON."""
         for core, _, forms in self._looks:
             if core in document and any(form in document for form in forms):
-                return _TOKEN.sub(self._token, document)
+                return self._retold(document)
         return document
 
-    def _token(self, found: re.Match[bytes]) -> bytes:
-        token = found[0]
-        if token[0] != 0x22:
-            # As text: a mask within a number would not be JSON.
-            return token if self.apply(token) is token else b'"%b"' % _MASK
-        try:
-            text = orjson.loads(token)
-        except orjson.JSONDecodeError:
-            # Half of a surrogate pair, brought in ready-made. Nobody could look into it.
-            return b'"%b"' % _MASK
-        hidden = self.apply(text)
-        return token if hidden is text else orjson.dumps(hidden)
+    def _retold(self, document: bytes) -> bytes:
+        tokens, said = self._tokens(document)
+        # All at once, with line ends between them: no secret has one.
+        spans = self.spans(b"\n".join(said))
+        pieces: list[bytes] = []
+        reached = start = at = 0
+        for (begin, end), text in zip(tokens, said, strict=True):
+            first, edge = at, start + len(text)
+            while at < len(spans) and spans[at][0] < edge:
+                at += 1
+            if at > first:
+                own = [(span[0] - start, span[1] - start) for span in spans[first:at]]
+                hidden = _hidden(text, own, len(text), 0)[0].decode("utf-8", "replace")
+                # As text also for a number: a mask within it would not be JSON.
+                is_number = document[begin] != _QUOTE
+                pieces += (document[reached:begin], orjson.dumps(MASK if is_number else hidden))
+                reached = end
+            start = edge + 1
+        pieces.append(document[reached:])
+        return b"".join(pieces)
+
+    def _tokens(self, document: bytes) -> tuple[list[_Span], list[bytes]]:
+        """The strings and numbers of a JSON text that have room for a secret: where, and what they
+        say.
+        """
+        tokens: list[_Span] = []
+        said: list[bytes] = []
+        for found in _TOKEN.finditer(document):
+            token = found[1]
+            if token is None:
+                continue
+            if token[0] != _QUOTE:
+                text = token
+            elif b"\\" not in token:
+                text = token[1:-1]
+            else:
+                try:
+                    text = orjson.loads(token).encode()
+                except orjson.JSONDecodeError:
+                    # Half of a surrogate pair, brought in ready-made. Nobody could look into it:
+                    # it counts as a secret.
+                    text = self._forms[0]
+            tokens.append(found.span(1))
+            said.append(text)
+        return tokens, said
 
     def spans(self, content: bytes) -> list[_Span]:
         """From where to where secrets reach, in order; they may overlap."""

@@ -1,12 +1,16 @@
 """The short way answers as the long way does, and does not take what is not its own."""
 
+import logging
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
+from tailrace.errors import TooManyRequests
+from tailrace.facade import Tailrace
 from tailrace.http import crowd
+from tailrace.http.limits import Limits
 from tests.stage import Stage, staged
 from tests.visitor import Visitor
 
@@ -88,3 +92,48 @@ async def test_under_a_mount(taken: list[bool], root: str) -> None:
         answer = await Visitor(host).get(f"{root}/runs/{run}/events")
         assert (answer.status, answer.ids) == (200, [1])
         assert taken == [True]
+
+
+async def test_a_host_that_takes_nobody_for_now(taken: list[bool]) -> None:
+    def busy(request: Request) -> str:
+        raise TooManyRequests("Not so often.", retry_after=7)
+
+    async with Tailrace("memory:", principal=busy) as runs:
+        answer = await Visitor(runs.asgi).get("/runs/run_abcdefghijklmnopqrstuvwxyz/events")
+    assert (answer.status, answer.json["code"]) == (429, "too-many-requests")
+    assert answer.headers["retry-after"] == "7"
+    assert taken == [True]
+
+
+KINDS = {
+    "short": "/runs/{run}/events",
+    "long": "/runs/{run}/events?tick=5",
+    "playback": "/runs/{run}/events?speed=1",
+    "output": "/runs/{run}/output",
+    "many": "/events",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [(kind, Limits(streams=1)) for kind in KINDS]
+    + [(kind, Limits(streams_each=1)) for kind in KINDS]
+    # It is of no run.
+    + [(kind, Limits(watchers=1)) for kind in KINDS if kind != "many"],
+)
+async def test_who_finds_no_seat_has_not_watched(
+    stage: Stage, kind: str, bounds: Limits, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await stage.written([("log", {}, 1)], ends=5000)
+    going = await stage.start()
+    stage.runs.hub.seats = bounds.seats()
+    target = KINDS[kind].format(run=run if kind == "playback" else going)
+    with caplog.at_level(logging.INFO, "tailrace.audit"):
+        async with stage.visitor.visit("GET", target) as visit:
+            await visit.until(lambda v: v.chunks)
+            assert (await stage.visitor.get(target)).status == 429
+    said = [record.__dict__["audit"] for record in caplog.records]
+    assert [(each["action"], each["status"]) for each in said] == [
+        ("watched", 200),
+        ("refused", 429),
+    ]

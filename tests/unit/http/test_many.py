@@ -5,10 +5,14 @@ import random
 from typing import Any
 
 import pytest
+from fastapi import Request
+from starlette.exceptions import HTTPException
 
-from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown
+from tailrace.errors import CursorMalformed, InputInvalid, RunUnknown, Unauthorized
+from tailrace.facade import Tailrace
 from tailrace.http import many
 from tailrace.http.many import MAX_RUNS, chosen_runs, positions
+from tailrace.protocol.access import ADMIN, RUN, SCOPES, WATCH, Access
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.events import TERMINAL_TYPES
 from tailrace.protocol.runs import run_id
@@ -298,3 +302,72 @@ async def test_more_runs_than_one_stream_carries_are_told_in_their_order(
         ledger.take(visit.events)
     for run in runs:
         assert ledger.events[run] == await whole(visitor, run)
+
+
+# --- whoever is not known any more -----------------------------------------------------------
+
+
+class Door:
+    """Says who asks, until it says otherwise."""
+
+    def __init__(self) -> None:
+        self.found: Access | Exception = Access.of("ada")
+
+    def __call__(self, request: Request) -> Access:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+async def quick() -> int:
+    return 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (Unauthorized("The key was revoked."), "unauthorized"),
+        (HTTPException(401, "The session is over."), "unauthorized"),
+        (Access.of("ada", [RUN]), "scope-missing"),
+    ],
+    ids=["revoked", "host", "no-scope"],
+)
+async def test_whoever_is_refused_by_now_sees_no_new_runs(
+    refusal: Access | Exception, code: str
+) -> None:
+    door = Door()
+    async with Tailrace("memory:", principal=door) as runs:
+        runs.operation(quick)
+        visitor = Visitor(runs.asgi)
+        visit = visitor.open("GET", "/events")
+        await visit.told(OPENING)
+        known, _ = await runs.submit("quick", {}, principal="ada")
+        await visit.until(lambda v: has(v, known.id, "completed"))
+        door.found = refusal
+        hidden, _ = await runs.submit("quick", {}, principal="ada")
+        await visit.over()
+    assert visit.is_complete
+    assert hidden.id not in visit.text
+    last = visit.events[-1]
+    assert (last.event, json.loads(last.data)["code"]) == ("error", code)
+    assert not runs.hub.connections
+
+
+@pytest.mark.anyio
+async def test_whose_runs_are_seen_is_asked_again() -> None:
+    door = Door()
+    door.found = Access.of("root", [*SCOPES])
+    assert ADMIN in SCOPES
+    async with Tailrace("memory:", principal=door) as runs:
+        runs.operation(quick)
+        async with Visitor(runs.asgi).visit("GET", "/events") as visit:
+            theirs, _ = await runs.submit("quick", {}, principal="ada")
+            await visit.until(lambda v: has(v, theirs.id, "completed"))
+            door.found = Access.of("root", [WATCH])
+            asked = len(visit.chunks)
+            hidden, _ = await runs.submit("quick", {}, principal="ada")
+            own, _ = await runs.submit("quick", {}, principal="root")
+            await visit.until(lambda v: has(v, own.id, "completed"))
+            assert len(visit.chunks) > asked
+            assert hidden.id not in visit.text

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from tailrace import errors
 from tailrace.errors import TailraceError
 from tailrace.http import problems
+from tailrace.http.body import SMALL_BYTES
 from tailrace.http.problems import ProblemRoute
 from tailrace.protocol.wire import MAX_BODY_BYTES
 from tests.visitor import Visitor
@@ -129,6 +130,17 @@ async def test_no_more_is_read_than_may_be(visitor: Visitor, path: str) -> None:
     await visit.over()
     assert (visit.status, visit.json["code"]) == (413, "body-too-large")
     assert len(visit._request) == 95, "five chunks were enough"
+
+
+@pytest.mark.anyio
+async def test_where_nothing_is_expected_little_may_come(visitor: Visitor) -> None:
+    assert (await visitor.ask("POST", "/bare", body=b"x" * SMALL_BYTES)).status == 200
+    chunks = [b"x" * SMALL_BYTES] * 3
+    visit = visitor.open("POST", "/bare", chunks=chunks)
+    await visit.over()
+    assert (visit.status, visit.json["code"]) == (413, "body-too-large")
+    assert f"{SMALL_BYTES:,}" in visit.json["detail"]
+    assert not visit._request, "it could send all of it, and see the answer"
 
 
 @pytest.mark.anyio

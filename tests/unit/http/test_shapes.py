@@ -10,9 +10,12 @@ from tailrace.eventlog.contract import Retention
 from tailrace.http.shapes import (
     Appended,
     AppendEvents,
+    AskTicket,
     EventsPage,
     OperationList,
     Problem,
+    RemoteEvent,
+    RunFile,
     RunSnapshot,
     RunsPage,
     StartRun,
@@ -91,3 +94,29 @@ def test_requests_are_not_guessed_at(shape: type[BaseModel], body: dict[str, Any
 def test_numbers_are_numbers() -> None:
     assert AppendEvents.model_validate({"events": [{"type": "x"}], "attempt": 1.0}).attempt == 1
     assert StartRun.model_validate({"operation": "x", "timeout": 30}).timeout == 30.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "body"),
+    [
+        (StartRun, {f"{n}": 0 for n in range(1000)}),
+        (AskTicket, {f"{n}": 0 for n in range(1000)}),
+        (RemoteEvent, {"type": "log", **{f"{n}": 0 for n in range(1000)}}),
+        (AppendEvents, {"events": [{}] * 1000}),
+        (AppendEvents, {"events": [{f"{n}": 0 for n in range(1000)}] * 1000}),
+        (AppendEvents, {"events": [{"type": "log"}], "producer": dict.fromkeys("a" * 50 + "b", 0)
+                        | {f"{n}": 0 for n in range(1000)}}),
+        (RunFile, {"file_path": "x", "args": [None] * 1000}),
+        (RunFile, {"file_path": "x", **{f"{n}": 0 for n in range(1000)}}),
+    ],
+)  # fmt: skip
+def test_of_a_thousand_mistakes_few_are_told(shape: type[BaseModel], body: Any) -> None:
+    with pytest.raises(ValidationError) as refused:
+        shape.model_validate(body)
+    assert refused.value.error_count() <= 3
+
+
+def test_of_a_few_mistakes_all_are_told() -> None:
+    with pytest.raises(ValidationError) as refused:
+        StartRun.model_validate({"operation": 1, "a": 1, "b": 2, "timeout": "x"})
+    assert refused.value.error_count() == 4

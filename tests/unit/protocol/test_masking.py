@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import quote, quote_plus
 
 import orjson
@@ -158,6 +159,49 @@ def test_json_however_deep() -> None:
 def test_half_a_surrogate_pair_in_json() -> None:
     document = b'{"a":"\\ud800 %b","b":"\\ud800"}' % SECRET.encode()
     assert SECRET.encode() not in Masks([SECRET]).json(document)
+
+
+def test_tokens_on_both_sides_of_the_shortest_secret() -> None:
+    masks = Masks(["12345678", "-1234567", "a\tb\u00e9cdef", SECRET])
+    value = [
+        1234567,
+        12345678,
+        -1234567,
+        -123456,
+        "a\tb\u00e9cde",
+        "a\tb\u00e9cdef",
+        "",
+        "\\",
+        SECRET,
+    ]
+    hidden = [1234567, MASK, MASK, -123456, "a\tb\u00e9cde", MASK, "", "\\", MASK]
+    for document in (orjson.dumps(value), json.dumps(value).encode()):
+        assert orjson.loads(masks.json(document)) == hidden
+
+
+def test_a_secret_that_only_seems_to_stand_across_tokens() -> None:
+    masks = Masks(['b","cccc', SECRET])
+    assert masks.json(b'["aaab","cccccccccc"]') == b'["aaab","cccccccccc"]'
+    assert masks.json(b'["a","%b","b\\",\\"cccc"]' % SECRET.encode()) == b'["a","***","***"]'
+
+
+def test_half_a_character_is_no_secret_of_bytes_that_are_no_text() -> None:
+    masks = Masks([b"\x80abcdefgh".decode("utf-8", "surrogateescape")])
+    said = orjson.loads(masks.json('["\u00c0abcdefgh"]'.encode()))
+    assert said == ["\ufffd***"]
+
+
+@pytest.mark.parametrize("filler", [b"1,", b'"",', b'{"timestamp":1},', b'"\\n1234567",'])
+def test_one_secret_does_not_make_all_else_costly(filler: bytes) -> None:
+    masks = Masks(f"sk-live-{number:020}" for number in range(20))
+    document = b'["sk-live-%020d",%b1]' % (3, filler * (240_000 // len(filler)))
+    costs = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert masks.json(document).startswith(b'["***",')
+        costs.append(time.perf_counter() - began)
+    # To look into each number and string took 0.1 to 0.5 s.
+    assert min(costs) < 0.08
 
 
 # --- texts that are no UTF-8 -------------------------------------------------------------

@@ -12,7 +12,10 @@ producers  how far each remote producer of a run has come
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
+import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -27,6 +30,8 @@ from tailrace.protocol.runs import RunQuery, RunRecord
 VERSION: Final = 2
 APPLICATION: Final = 0x7461696C  # "tail": `file` and we ourselves tell our files from others
 BUSY_SECONDS: Final = 10.0
+
+logger = logging.getLogger("tailrace.eventlog")
 
 _TABLES: Final = """
 CREATE TABLE runs (
@@ -84,10 +89,11 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def establish(path: Path) -> sqlite3.Connection:
-    """The first connection: makes the tables in a new file.
+    """The first connection: makes the tables in a new file, which is its owner's alone.
 
     Raises LogError, before it changes anything, for a file that is not ours.
     """
+    _keep_private(path)
     connection = _opened(path)
     try:
         # WAL mode stays in the file: not a thing to do to another program's database.
@@ -104,6 +110,31 @@ def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
+
+
+def _keep_private(path: Path) -> None:
+    """What runs are given and say is nobody else's. SQLite makes the files beside it alike."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        # Left as it is: several users may share one on purpose.
+        if os.name == "posix" and _mode(path) & stat.S_IROTH:
+            logger.warning(
+                "Every user of this machine may read the event log %s; unless that is meant: "
+                "chmod o= %s*",
+                path.name,
+                path.name,
+            )
+    except OSError:
+        # SQLite meets the same, and its words are explained.
+        return
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
 
 
 def _settle(connection: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -55,6 +56,36 @@ def test_a_new_file_says_what_it_is_and_is_durable(path: Path, connection: Conne
     assert pragma("synchronous") == 2, "FULL"
     with closing(schema.connect(path)) as other:
         assert other.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_new_file_is_its_owners_alone(
+    path: Path, umask: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = os.umask(umask)
+    try:
+        with closing(schema.establish(path)), closing(schema.connect(path)) as other:
+            add_run(other)
+            files = sorted(path.parent.glob(f"{path.name}*"))
+            assert len(files) == 3, "SQLite's own two stand beside it"
+            assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3
+    finally:
+        os.umask(before)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("mode", "warnings"), [(0o644, 1), (0o640, 0), (0o600, 0)])
+def test_a_file_that_is_open_to_others_stays_so(
+    path: Path, mode: int, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema.establish(path).close()
+    path.chmod(mode)
+    schema.establish(path).close()
+    assert path.stat().st_mode & 0o777 == mode
+    assert len(caplog.records) == warnings
+    for record in caplog.records:
+        assert (record.name, record.levelname) == ("tailrace.eventlog", "WARNING")
+        assert path.name in record.message
 
 
 def test_a_file_of_ours_is_left_as_it_is(path: Path) -> None:
