@@ -20,6 +20,8 @@ from tailrace.http.asking import asked
 from tailrace.http.begin import begun
 from tailrace.http.limits import Limits, Rates
 from tailrace.http.stream import RunStream, Telling
+from tailrace.mcp.address import address
+from tailrace.mcp.upstream import Upstream
 from tailrace.operations import Operation
 from tailrace.projections import stream
 from tailrace.protocol.access import RUN, Access
@@ -77,6 +79,14 @@ class Tailrace(Engine):
         routes = runs.router(self)
         routes.include_router(scripts.router(self))
         return routes
+
+    def upstream(self, name: str, **where: Any) -> None:
+        """Offer the tools of another MCP server as operations called NAME.TOOL, as soon as it
+        answers: `url=` of its Streamable HTTP endpoint, or `command=`, the words of a program that
+        speaks MCP over stdin and stdout, and what else [mcp.upstreams.NAME] takes in a settings
+        file. Before the engine starts. Needs `tailrace[mcp]`. Raises SettingsInvalid.
+        """
+        self.companions.append(Upstream(self, address(name, where)).life)
 
     async def stream(
         self,

@@ -14,6 +14,8 @@ from fastapi.middleware.gzip import GZipMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from tailrace.facade import Tailrace
+from tailrace.mcp.address import address
+from tailrace.mcp.upstream import Upstream
 from tailrace.pulse import Pulse
 from tailrace.run import RunContext
 
@@ -23,6 +25,9 @@ runs = Tailrace(os.environ["TAILRACE_TEST_LOG"], grace=float(os.environ["TAILRAC
 runs.allow_scripts(
     os.environ["TAILRACE_TEST_SCRIPTS"], survives=bool(os.environ["TAILRACE_TEST_SURVIVES"])
 )
+if "TAILRACE_TEST_MARKET" in os.environ:
+    market = address("market", {"url": os.environ["TAILRACE_TEST_MARKET"]})
+    runs.companions.append(Upstream(runs, market).life)
 Pulse.write_deadline = float(os.environ["TAILRACE_TEST_WRITE_DEADLINE"])
 
 

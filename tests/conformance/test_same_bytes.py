@@ -274,6 +274,10 @@ TICKS: Final = {
     "typed": rb'data: \{"type":"tick","elapsed_seconds":[0-9.]+\}\n\n',
     "text": rb"data: \[[0-9.]+ s\]\n\n",
     "ndjson": rb'\{"type":"tick","data":\{"elapsed_seconds":[0-9.]+\}\}\n',
+    "jsonrpc": (
+        rb'data: \{"jsonrpc":"2.0","method":"notifications/message","params":\{"level":"debug",'
+        rb'"logger":"tick","data":\{"elapsed_seconds":[0-9.]+\}\}\}\n\n'
+    ),
 }
 
 
@@ -300,6 +304,7 @@ async def test_a_server_that_goes_away(tmp_path: Path, name: str) -> None:
         owner, *others = party
         run = await asyncio.to_thread(owner.start, "burst", events=3, hold=True)
         output = ("output", {"stream": "stdout", "text": "the last;"})
+        await eventually(lambda: owner.show(run)["last_event_id"] == "5", "it is held")
         async with opened(party, run, name) as streams:
             await asyncio.to_thread(append, owner, run, output)
             for stream in streams:

@@ -216,7 +216,7 @@ def test_nothing_leaks(house: House) -> None:
     failed = house.start("it.fails")
     until(lambda: house.state(failed) == "failed", "the other has ended", 20)
     asked_with_secrets(house, run)
-    for name in ("events", "text", "typed", "ndjson", "json"):
+    for name in ("events", "text", "typed", "ndjson", "jsonrpc", "json"):
         for each in (run, failed):
             assert house.ask("GET", f"/runs/{each}/events?format={name}")[0] == 200
     output = house.ask("GET", f"/runs/{run}/output?stream=stdout")[1]

@@ -16,12 +16,14 @@ from tailrace.client.launch import Launched
 from tailrace.client.problems import media_type, problem, unreachable
 from tailrace.client.reconnect import WatchedEvent
 from tailrace.errors import EventInvalid, InputInvalid, ProtocolViolation, RequestError
+from tailrace.protocol import jsonrpc
+from tailrace.protocol.cursor import parse
 from tailrace.protocol.events import GAP, OUTPUT, RESET, loads, to_json
 from tailrace.protocol.output import raw
 from tailrace.protocol.runs import check_run_id
 from tailrace.protocol.wire import IDEMPOTENCY_KEY, JSON
 
-__all__ = ["Call", "Events", "Json", "Page", "Server", "written"]
+__all__ = ["Call", "Events", "Json", "Page", "Server", "message_of", "written"]
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -299,3 +301,10 @@ def written(event: WatchedEvent, stream: str | None) -> bytes:
     if event.type != OUTPUT or (stream is not None and data.get("stream") != stream):
         return b""
     return raw(data)
+
+
+def message_of(run: str, event: WatchedEvent) -> Json:
+    """What an event of a run is as a JSON-RPC message, as `?format=jsonrpc` has it."""
+    if not event.id:
+        return jsonrpc.control(event.type, event.data)
+    return jsonrpc.message(run, parse(event.id).seq, event.type, event.data)

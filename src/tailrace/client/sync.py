@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from tailrace.client.reconnect import SILENCE_SECONDS, Again, Fail, Watch, WatchedEvent
-from tailrace.client.requests import Call, Events, Json, Page, Server, written
+from tailrace.client.requests import Call, Events, Json, Page, Server, message_of, written
 
 __all__ = ["Client"]
 
@@ -171,6 +171,31 @@ class Client:
             for event in events:
                 if chunk := written(event, stream):
                     yield chunk
+
+    def call_tool_streaming(
+        self,
+        name: str,
+        arguments: Any = None,
+        *,
+        timeout: float | None = None,
+        abandon_after: float | None = None,
+        patience: float | None = None,
+    ) -> Generator[Json, None, None]:
+        """Start a run and yield it as the JSON-RPC messages of an MCP tool call, to its end.
+
+        `name`: an operation, such as a tool of an upstream, `market.stream_market_news`. The
+        first message says `connected`; then `notifications/progress` and
+        `notifications/message` come as the work goes on; the last has the run's id as its `id`,
+        and the `result` or the `error`. They are those of `?format=jsonrpc`, each once, through
+        any cuts. Leaving the loop leaves the run going; give `abandon_after` seconds to have it
+        cancelled then. The run begins with the first step of the loop.
+
+        Raises what `start` and `watch` raise.
+        """
+        run = self.start(name, arguments, timeout=timeout, abandon_after=abandon_after)
+        with contextlib.closing(self.watch(run["id"], patience=patience)) as events:
+            for event in events:
+                yield message_of(run["id"], event)
 
     def wait(self, run: str, *, patience: float | None = None) -> Json:
         """Wait for a run's end and return its snapshot, whatever its `state` says then."""

@@ -7,12 +7,13 @@ from typing import Final
 from tailrace.errors import FormatUnknown
 from tailrace.projections.contract import Projection
 from tailrace.projections.events import Events
+from tailrace.projections.jsonrpc import JsonRpc
 from tailrace.projections.ndjson import Ndjson
 from tailrace.projections.text import Text
 from tailrace.projections.typed import Typed
 
 STREAMS: Final[dict[str, Projection]] = {
-    projection.name: projection for projection in (Events(), Text(), Typed(), Ndjson())
+    projection.name: projection for projection in (Events(), Text(), Typed(), Ndjson(), JsonRpc())
 }
 
 

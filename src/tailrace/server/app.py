@@ -24,6 +24,7 @@ from tailrace.eventlog.contract import Retention
 from tailrace.facade import Tailrace
 from tailrace.http.limits import CAPS, SERVED, Limits
 from tailrace.http.origins import Gate
+from tailrace.mcp.upstream import Upstream
 from tailrace.server import index, journal, launch
 from tailrace.server.entrance import Entrance
 from tailrace.server.launch import Launch
@@ -50,7 +51,8 @@ def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
     """
     try:
         identify = None if entrance is None else entrance.identify
-        secrets = journal.registered(settings.mask)
+        handed = (name for where in settings.mcp.values() for name in where.variables)
+        secrets = journal.registered(dict.fromkeys((*settings.mask, *handed)))
         runs = Tailrace(
             settings.log,
             retention=_retention(settings),
@@ -61,6 +63,8 @@ def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
         )
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, sqlite:PATH, or memory:.") from None
+    for where in settings.mcp.values():
+        runs.companions.append(Upstream(runs, where).life)
     if settings.allow_root:
         runs.allow_scripts(
             *settings.allow_root,

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from tailrace.errors import SettingsInvalid
 from tailrace.eventlog.places import default_log
+from tailrace.mcp import address
+from tailrace.mcp.address import Address
 from tailrace.protocol.access import SCOPES
 from tailrace.runners import profiles
 from tailrace.runners.profiles import Profiles
@@ -49,6 +51,8 @@ class Settings:
     that has one. `caps`: `streams` open at a time, `streams_each` of one of these, `watchers` of
     a run, `run_bytes` of its events, `half_open` requests. All three: only what was said.
 
+    `mcp`: other MCP servers whose tools are operations here, by name.
+
     `audit`: the file that says who did what, a line of JSON each; Path("-"): stderr. `mask`:
     environment variables whose values are not kept or shown.
     """
@@ -73,6 +77,7 @@ class Settings:
     rates: Mapping[str, str] = field(default_factory=dict)
     keyed_rates: Mapping[str, str] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)
+    mcp: Mapping[str, Address] = field(default_factory=dict)
     audit: Path | None = None
     mask: tuple[str, ...] = ()
     config: Path | None = None
@@ -232,6 +237,7 @@ _TABLES: Final = {
 # Tables that somebody else knows how to read.
 _APART: Final[Mapping[str, Callable[[Any, Path], Any]]] = {
     "jwt": issuer.read,
+    "mcp": address.read,
     "profiles": lambda table, _: profiles.read(table),
 }
 
@@ -241,7 +247,7 @@ _FORM: Final = (
     f"Write a table [server] with some of {', '.join(_TABLES['server'])}, "
     f"[scripts] with some of {', '.join(_TABLES['scripts'])}, "
     f"[limits] with some of {', '.join(_TABLES['limits'])}, [limits.keyed], [jwt], "
-    "or [profiles.NAME]."
+    "[mcp.upstreams.NAME], or [profiles.NAME]."
 )
 
 # What each is called in the environment, and as a flag; the others stand in a file only.

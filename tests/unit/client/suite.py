@@ -218,6 +218,39 @@ class Suite:
         with scripted(stream(first, second, third, event(9, "complete"))) as server:
             assert face.collect(server.url, "output", RUN, stream="stdout") == [b"a\n", b"b\n"]
 
+    def test_a_tool_call_through_a_cut(self, face: Face) -> None:
+        begun = event(1, "start", operation="market.count", input={})
+        first, again = (event(2, "progress", current=n, message="{}") for n in (1, 9))
+        end = event(3, "complete", result="counted 2")
+        with scripted(
+            reply(201, self.RUN_JSON),
+            stream(begun, first, end="close"),
+            # What comes twice is known by its id.
+            stream(again, end),
+        ) as server:
+            told = face.collect(server.url, "call_tool_streaming", "market.count", {"n": 2})
+        method = "notifications/progress"
+        token = {"progressToken": RUN}
+        assert told == [
+            {"jsonrpc": "2.0", "method": method,
+             "params": {**token, "progress": 0, "message": "connected"}},
+            {"jsonrpc": "2.0", "method": method,
+             "params": {**token, "progress": 1, "message": "{}"}},
+            {"jsonrpc": "2.0", "id": RUN,
+             "result": {"content": [{"type": "text", "text": "counted 2"}], "isError": False}},
+        ]  # fmt: skip
+        assert server.asked[0].json == {"operation": "market.count", "input": {"n": 2}}
+        assert server.asked[2].headers["last-event-id"] == "2"
+
+    def test_a_tool_call_whose_beginning_is_gone(self, face: Face) -> None:
+        lost = control("gap", **{"from": 1, "to": 4})
+        end = event(5, "cancelled", reason="requested")
+        with scripted(reply(201, self.RUN_JSON), stream(lost, end)) as server:
+            gap, error = face.collect(server.url, "call_tool_streaming", "count", abandon_after=2)
+        assert gap["params"] == {"level": "warning", "logger": "gap", "data": {"from": 1, "to": 4}}
+        assert (error["id"], error["error"]["code"]) == (RUN, -32800)
+        assert server.asked[0].json["abandon_after"] == 2
+
     def test_wait(self, face: Face) -> None:
         ended = {"id": RUN, "state": "failed"}
         with scripted(stream(event(9, "error", reason="failed")), reply(200, ended)) as server:

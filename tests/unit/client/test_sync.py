@@ -113,6 +113,7 @@ PHRASES = {
     "Generator, Awaitable, Callable, Iterable": "Callable, Generator, Iterable",
     "Generator[WatchedEvent, None]": "Generator[WatchedEvent, None, None]",
     "Generator[bytes, None]": "Generator[bytes, None, None]",
+    "Generator[Json, None]": "Generator[Json, None, None]",
     "Callable[[float], Awaitable[None]]=asyncio.sleep": "Callable[[float], None]=time.sleep",
 }
 

@@ -10,7 +10,7 @@ from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.events import TERMINAL_TYPES, draft
 from tailrace.protocol.sse import Decoder
 
-SERVER_SENT = ["events", "text", "typed"]
+SERVER_SENT = ["events", "text", "typed", "jsonrpc"]
 
 
 def block(first: int = 1, epoch: int = 0, end: str = "complete") -> Block:

@@ -306,7 +306,7 @@ async def test_what_is_not(stage: Stage, around: Callable[[App], App]) -> None:
         assert bytes(watcher.body) == expected
 
 
-@pytest.mark.parametrize("name", ["events", "text", "typed", "ndjson"])
+@pytest.mark.parametrize("name", ["events", "text", "typed", "ndjson", "jsonrpc"])
 async def test_compression_is_not_passed_over(stage: Stage, name: str) -> None:
     """Starlette's leaves `text/event-stream` alone, and nothing else."""
     run = await stage.start()

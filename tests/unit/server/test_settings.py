@@ -5,6 +5,7 @@ import pytest
 
 from tailrace.errors import SettingsInvalid
 from tailrace.eventlog.places import default_log
+from tailrace.mcp.address import Address
 from tailrace.server.issuer import IssuerSettings
 from tailrace.server.settings import Settings, load
 
@@ -468,3 +469,36 @@ def test_what_is_wrong_with_an_issuer_is_said_with_its_file(
     assert str(caught.value).startswith(said.format(config))
     assert "s3cret" not in str(caught.value)
     assert "audience =" in caught.value.fix
+
+
+def test_upstreams_stand_in_a_file_only(tmp_path: Path) -> None:
+    text = (
+        '[mcp.upstreams.market]\nurl = "http://127.0.0.1:4100/mcp"\nkey_env = "MARKET_KEY"\n'
+        '[mcp.upstreams.files]\ncommand = ["files", "."]\n'
+    )
+    found = load({"config": written(tmp_path, text)}, {"TAILRACE_MCP": "x"}).mcp
+    assert found == {
+        "market": Address(name="market", url="http://127.0.0.1:4100/mcp", key_env="MARKET_KEY"),
+        "files": Address(name="files", command=("files", "."), cwd=tmp_path),
+    }
+    assert load({}, {}).mcp == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[mcp]\nserver = 1\n", "In {}, mcp.server is no table of upstreams."),
+        ("[mcp.upstreams]\nmarket = 1\n", "In {}, mcp.upstreams.market is no table."),
+        ("[mcp.upstreams.m]\nurl = 's3cret'\n", "In {}, mcp.upstreams.m.url must be the address"),
+        ("[mcp.upstreams.m]\nkey = 's3cret'\n", "In {}, mcp.upstreams.m.key is not one of url"),
+    ],
+)
+def test_what_is_wrong_with_an_upstream_is_said_with_its_file(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    config = written(tmp_path, text)
+    with pytest.raises(SettingsInvalid) as caught:
+        load({"config": config}, {})
+    assert str(caught.value).startswith(said.format(config))
+    assert "s3cret" not in str(caught.value)
+    assert "[mcp.upstreams.market]" in caught.value.fix
