@@ -9,7 +9,7 @@ QUICK := $(wildcard tests/unit tests/properties tests/contracts tests/house)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test fix cover wheel bench fuzz demo serve clean lint programs
+.PHONY: help setup check test fix cover wheel bench fuzz conformance demo serve clean lint programs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,7 +84,7 @@ wheel: $(STAMP) ## build the wheel and run the unit tests against it, without sr
 	@away="$$(mktemp -d)"; trap 'rm -rf "$$away"' EXIT; \
 	$(BIN)/python -m venv "$$away/venv"; \
 	"$$away/venv/bin/python" -m pip install -qq -c constraints.txt "$$(echo dist/*.whl)[dev]"; \
-	cp -R pyproject.toml tests "$$away"; \
+	git ls-files -z pyproject.toml tests | xargs -0 cp --parents -t "$$away"; \
 	cd "$$away"; \
 	venv/bin/python -c 'import pathlib, sys, tailrace; assert pathlib.Path(tailrace.__file__).is_relative_to(sys.prefix)'; \
 	venv/bin/pytest tests/unit -n 2 -q
@@ -96,6 +96,9 @@ bench: $(STAMP) ## Tailrace beside its peers, and its goals: a table, about half
 fuzz: $(STAMP) ## 10,000 requests made up from the OpenAPI document
 	@TAILRACE_TEST_CASES=10000 $(BIN)/pytest -q -s tests/faults/test_schemathesis.py
 
+conformance: $(STAMP) ## the official MCP suite and Inspector, with the Node they need
+	@$(BIN)/python tests/conformance/mcp/run.py
+
 demo: $(STAMP) ## a tour, in this terminal
 	@$(BIN)/python examples/demo.py
 
@@ -104,5 +107,6 @@ serve: $(STAMP) ## the server, with the example scripts
 
 clean: ## remove whatever make has made
 	@rm -rf .venv build dist htmlcov .coverage .coverage.*
+	@rm -rf tests/conformance/mcp/.node tests/conformance/mcp/node_modules
 	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -3,11 +3,13 @@
     tailrace market-news &
     tailrace serve examples.market_news.app:app
 
-Then open http://127.0.0.1:4000. MARKET_NEWS_URL says where the news server is, if elsewhere.
+Then open http://127.0.0.1:4000. MARKET_NEWS_URL says where the news server is, if elsewhere. With
+MARKET_NEWS_KEY only those are let in who send it as X-API-Key, or have opened /?key=… once.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from tailrace import Limits, Tailrace
+from tailrace.errors import Unauthorized
 
 HERE = Path(__file__).parent
 
@@ -29,7 +32,19 @@ POLICY = {
     "referrer-policy": "no-referrer",
 }
 
-runs = Tailrace("memory:", limits=Limits(rates={"run": "10/minute"}))
+KEY = os.environ.get("MARKET_NEWS_KEY")
+
+
+def visitor(request: Request) -> str:
+    """Who asks. There is one key, so they are all the same."""
+    sent = request.headers.get("x-api-key") or request.cookies.get("market-news", "")
+    if KEY is not None and not hmac.compare_digest(sent.encode(), KEY.encode()):
+        raise Unauthorized("This server wants its key.", fix="Send it as X-API-Key.")
+    return "visitor"
+
+
+starts = {"run": "10/minute"}
+runs = Tailrace("memory:", principal=visitor, limits=Limits(rates=starts, keyed=starts))
 runs.upstream("market", url=os.environ.get("MARKET_NEWS_URL", "http://127.0.0.1:4100/mcp"))
 
 app = FastAPI(title="Market news", lifespan=runs.lifespan)
@@ -50,8 +65,11 @@ async def stream_news(
 
 @app.get("/", include_in_schema=False)
 @app.get("/{name}", include_in_schema=False)
-async def page(name: str = "page.html") -> Response:
-    """The page and what belongs to it."""
+async def page(name: str = "page.html", key: str | None = None) -> Response:
+    """The page and what belongs to it. An EventSource sends no headers, but its cookies."""
     if name not in ("page.html", "page.js", "page.css"):
         return Response(status_code=404)
-    return FileResponse(HERE / name, headers=POLICY)
+    answer = FileResponse(HERE / name, headers=POLICY)
+    if key is not None:
+        answer.set_cookie("market-news", key, httponly=True, samesite="strict")
+    return answer

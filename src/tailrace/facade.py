@@ -5,22 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.routing import Route
 
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
 from tailrace.eventlog.contract import EventLog
 from tailrace.http import app, problems, runs, scripts
-from tailrace.http.access import admit, asker
+from tailrace.http.access import Admitted, admit, asker
 from tailrace.http.asking import asked
+from tailrace.http.audit import audited
 from tailrace.http.begin import begun
 from tailrace.http.limits import Limits, Rates
 from tailrace.http.stream import RunStream, Telling
 from tailrace.mcp.address import address
+from tailrace.mcp.face import McpFace
 from tailrace.mcp.upstream import Upstream
 from tailrace.operations import Operation
 from tailrace.projections import stream
@@ -64,14 +68,31 @@ class Tailrace(Engine):
     ) -> None:
         super().__init__(log, **options)
         self.identify = principal
+        self.link: Callable[[str], str] | None = None
+        """Where a person watches a run, from its id; for whoever is told of it elsewhere."""
+        self.mcp_guest: Any = None
+        """An `MCPServer` of the SDK whose tools, prompts and resources `mcp` has as well."""
         if limits is not None:
             self.hub.seats = limits.seats()
             self.rates = Rates(limits) if limits.rates or limits.keyed else None
 
     @cached_property
     def asgi(self) -> FastAPI:
-        """The ASGI app, to be served or mounted."""
-        return app.build(self)
+        """The ASGI app, to be served or mounted. With `tailrace[mcp]` it has `/mcp`, too."""
+        made = app.build(self)
+        if find_spec("mcp") is not None:
+            made.router.routes.append(Route("/mcp", self.mcp, include_in_schema=False))
+        return made
+
+    @cached_property
+    def mcp(self) -> McpFace:
+        """The operations as tools of an MCP server: an ASGI app, which knows who asks as the other
+        routes do. `app.add_route("/mcp", runs.mcp)`, before the engine starts; in `asgi` it is
+        there already. Needs `tailrace[mcp]`.
+        """
+        face = _Mcp(self)
+        self.companions.append(face.life)
+        return face
 
     @cached_property
     def router(self) -> APIRouter:
@@ -147,6 +168,18 @@ class Tailrace(Engine):
             return RunStream(self.hub, run, _telling(run, request), headers={RUN_HEADER: run})
         except TailraceError as error:
             return problems.response(error)
+
+
+class _Mcp(McpFace):
+    """The MCP face, behind the door that the routes are behind."""
+
+    def __init__(self, runs: Tailrace) -> None:
+        super().__init__(runs, link=runs.link, guest=runs.mcp_guest, note=audited)
+        self._door = Admitted(runs, super().__call__)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        await self._door(scope, receive, send)
 
 
 def _telling(run: str, request: Request) -> Telling:

@@ -76,7 +76,7 @@ class Wire:
 class House:
     """The feeds, the news server, and the app of the example."""
 
-    def __init__(self, stand: Newsstand, folder: Path) -> None:
+    def __init__(self, stand: Newsstand, folder: Path, **env: str) -> None:
         self.stand = stand
         self.titles = ["Apple rises", "The Fed waits"]
         self.feed = stand.put("/cnbc.xml", rss(*self.titles, first=98))
@@ -90,7 +90,8 @@ class House:
         assert found is not None
         self.news = news
         self.port = free_port()
-        env = {"MARKET_NEWS_URL": found[0]}
+        env |= {"MARKET_NEWS_URL": found[0]}
+        self._key = {"x-api-key": env.get("MARKET_NEWS_KEY", "")}
         words = ("serve", "examples.market_news.app:app", "--port", str(self.port))
         self.server = self._start("app", *words, **env)
         until(lambda: self.is_ready, "its tools are operations here", START_SECONDS)
@@ -115,7 +116,8 @@ class House:
     def is_ready(self) -> bool:
         assert self.server.poll() is None, self.said("app")
         with contextlib.suppress(httpx2.HTTPError):
-            told = httpx2.get(f"{self.base}/operations", trust_env=False).json()["operations"]
+            url = f"{self.base}/operations"
+            told = httpx2.get(url, headers=self._key, trust_env=False).json()["operations"]
             return "market.stream_market_news" in {operation["name"] for operation in told}
         return False
 
@@ -221,6 +223,22 @@ def test_who_asks_too_often_and_wrongly(house: House) -> None:
     assert statuses.count(429) >= 1
     assert statuses[0] == 200
     assert statuses[-1] == 429
+
+
+def test_with_a_key(tmp_path: Path) -> None:
+    with Newsstand().open() as stand:
+        house = House(stand, tmp_path, MARKET_NEWS_KEY="the key of the news")
+        try:
+            url = f"{house.base}/api/mcp/stream-news?duration=1"
+            for headers in ({}, {"x-api-key": "another"}, {"cookie": "market-news=x"}):
+                answer = httpx2.get(url, headers=headers, trust_env=False)
+                assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+            with httpx2.Client(trust_env=False) as browser:
+                page = browser.get(f"{house.base}/?key=the%20key%20of%20the%20news")
+                assert "httponly; path=/; samesite=strict" in page.headers["set-cookie"].lower()
+                assert "Stream complete" in browser.get(url).text
+        finally:
+            house.stop()
 
 
 def test_an_upstream_that_dies_is_an_error_frame(house: House) -> None:

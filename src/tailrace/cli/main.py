@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "runs": "tailrace.cli.runs:runs",
     "keys": "tailrace.cli.keys:keys",
     "login": "tailrace.cli.login:login",
+    "mcp": "tailrace.cli.mcp:mcp",
     "market-news": "tailrace.cli.market_news:market_news",
 }
 

@@ -31,6 +31,10 @@ ACTIONS: Final[dict[tuple[str, str], str]] = {
     ("POST", "/login"): "got a link",
     ("GET", "/"): "logged in",
     ("GET", "/metrics"): "measured",
+    ("MCP", "tools/call"): "called",
+    ("MCP", "tasks/get"): "looked at",
+    ("MCP", "tasks/cancel"): "cancelled",
+    ("MCP", "resources/read"): "looked at",
     ("GET", "/healthz"): "probed",
     ("GET", "/readyz"): "probed",
 }
@@ -102,7 +106,8 @@ def _sentence(told: dict[str, Any]) -> str:
 
 
 def _word(method: str, route: str) -> str:
-    known = ACTIONS.get((method, route))
+    # Of an MCP call, the tool's name follows.
+    known = ACTIONS.get((method, route.partition(" ")[0] if method == "MCP" else route))
     if known is not None:
         return known
     # Included with a prefix, it has something in front.

@@ -54,8 +54,14 @@ _READ: Final = frozenset(
     }
 )
 
-_MAY_SEND: Final = ("authorization", "content-type", LAST_EVENT_ID, IDEMPOTENCY_KEY, "x-api-key")
-_MAY_READ: Final = ("location", "content-location", RUN, LAST_EVENT_ID, "retry-after", "ratelimit")
+_MAY_SEND: Final = (
+    *("authorization", "content-type", LAST_EVENT_ID, IDEMPOTENCY_KEY, "x-api-key"),
+    *("mcp-protocol-version", "mcp-session-id", "mcp-method", "mcp-name"),
+)
+_MAY_READ: Final = (
+    *("location", "content-location", RUN, LAST_EVENT_ID, "retry-after", "ratelimit"),
+    "mcp-session-id",
+)
 _REMEMBER_SECONDS: Final = 600
 _VARY: Final = b"vary"
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -42,9 +43,11 @@ _SWITCH_SECONDS: Final = 0.0005
 _COLLECT: Final = (20_000, 20, 20)
 
 
-def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
+def build(
+    settings: Settings, entrance: Entrance | None = None, here: str | None = None
+) -> Tailrace:
     """The engine and its app (`.asgi`), as the settings say; nothing is opened yet. Without an
-    `entrance` everybody is let in.
+    `entrance` everybody is let in. `here`: where it is reached.
 
     Raises SettingsInvalid for a log nobody knows how to open, or one that cannot keep scripts
     that survive; NotADirectoryError for a root that is no folder.
@@ -63,6 +66,8 @@ def build(settings: Settings, entrance: Entrance | None = None) -> Tailrace:
         )
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, sqlite:PATH, or memory:.") from None
+    if here is not None:
+        runs.link = partial(_seen_at, here)
     for where in settings.mcp.values():
         runs.companions.append(Upstream(runs, where).life)
     if settings.allow_root:
@@ -154,7 +159,7 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
             served = _found(str(settings.app))
         else:
             entrance.launch = _launched(entrance, listener)
-            runs = build(settings, entrance)
+            runs = build(settings, entrance, here)
             stack.enter_context(journal.configured(settings.audit, runs.masks))
             served = Gate(runs.asgi, entrance.origins)
             lines += _ways_in(entrance, here)
@@ -175,6 +180,10 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
         server = _Server(config, runs, lambda: say("\n".join(lines)))
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
+
+
+def _seen_at(here: str, run: str) -> str:
+    return f"{here}/runs/{run}/events?format=text"
 
 
 def _mapped(network: str) -> str:

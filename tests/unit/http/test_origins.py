@@ -470,7 +470,8 @@ async def test_a_friend_may_read_the_answer() -> None:
     assert answer.headers["access-control-allow-credentials"] == "true"
     assert answer.headers["vary"] == "Origin"
     assert answer.headers["access-control-expose-headers"] == (
-        "location, content-location, tailrace-run, last-event-id, retry-after, ratelimit"
+        "location, content-location, tailrace-run, last-event-id, retry-after, ratelimit, "
+        "mcp-session-id"
     )
     assert answer.headers["content-type"].startswith("text/plain")
 
@@ -504,7 +505,8 @@ async def test_a_preflight_is_answered_here() -> None:
         "access-control-allow-credentials": "true",
         "access-control-allow-methods": "GET, HEAD, POST, DELETE",
         "access-control-allow-headers": (
-            "authorization, content-type, last-event-id, idempotency-key, x-api-key"
+            "authorization, content-type, last-event-id, idempotency-key, x-api-key, "
+            "mcp-protocol-version, mcp-session-id, mcp-method, mcp-name"
         ),
         "access-control-max-age": "600",
         "vary": "Origin",
