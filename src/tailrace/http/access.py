@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import ScopeMissing, Unauthorized
 from tailrace.http.audit import audited, is_audited
 from tailrace.http.limits import UNKNOWN, Fields
-from tailrace.http.problems import ProblemRoute, guarded
+from tailrace.http.problems import PRIVATE, ProblemRoute, guarded
 from tailrace.http.tickets import redeemed
 from tailrace.protocol.access import ADMIN, CANCEL, EMIT, LOCAL, OPEN, RUN, WATCH, WHO, Access
 from tailrace.protocol.wire import LAST_EVENT_ID
@@ -189,7 +189,16 @@ class _Through(Response):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = [*message.get("headers", ())]
+                known = {name.lower() for name, _ in given}
+                ours = [(name.encode(), value.encode()) for name, value in PRIVATE.items()]
+                added = [pair for pair in ours if pair[0] not in known]
+                message = {**message, "headers": [*given, *added]}
+            await send(message)
+
+        await self._app(scope, receive, told)
 
 
 def _needed(method: str, path: str) -> str:

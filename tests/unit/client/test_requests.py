@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,7 +97,8 @@ def test_tokens_and_keys_that_no_header_can_carry(token: str) -> None:
         start(key=token)
 
 
-def test_the_token_is_optional() -> None:
+def test_the_token_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert "authorization" not in server(token=None).operations().headers
     assert server().operations().headers["authorization"] == "Bearer s3cret"
 

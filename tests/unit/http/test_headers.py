@@ -29,7 +29,8 @@ def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
         if hasattr(route, "original_router"):
             yield from routes(route.original_router.routes)
         else:
-            yield from ((method, route.path) for method in route.methods)
+            # An app of its own (MCP) takes all of them.
+            yield from ((method, route.path) for method in route.methods or ("GET", "POST"))
 
 
 async def head(visitor: Visitor, method: str, target: str, *sent: Any, **more: Any) -> Visit:

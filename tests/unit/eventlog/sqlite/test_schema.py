@@ -85,7 +85,7 @@ def test_a_file_that_is_open_to_others_stays_so(
     assert len(caplog.records) == warnings
     for record in caplog.records:
         assert (record.name, record.levelname) == ("tailrace.eventlog", "WARNING")
-        assert path.name in record.message
+        assert path.name in record.getMessage()
 
 
 def test_a_file_of_ours_is_left_as_it_is(path: Path) -> None:
