@@ -3,23 +3,22 @@
 
 const $ = (id) => document.getElementById(id);
 
-let source = null;
-let run = null;
-let quiet = null;
+// What is followed now: its source, its run once that is known, and whether it is to stop.
+let following = null;
 
 function show(state, said = "") {
   $("state").textContent = state;
   $("state").className = state;
   $("notice").textContent = said;
-  const isOn = source !== null;
-  $("start").disabled = isOn;
-  $("stop").disabled = !isOn;
+  $("start").disabled = following !== null;
+  $("stop").disabled = following === null || following.isStopping;
 }
 
-function close(state, said) {
-  clearTimeout(quiet);
-  source?.close();
-  source = run = null;
+function leave(it, state, said) {
+  it.source.close();
+  // An answer that comes late is for a stream that is over.
+  if (following !== it) return;
+  following = null;
   show(state, said);
 }
 
@@ -40,7 +39,7 @@ function item(article) {
   return line;
 }
 
-function told(params) {
+function tell(params) {
   $("progress").value = params.progress;
   let update;
   try {
@@ -53,8 +52,32 @@ function told(params) {
   $("notice").textContent = [update.notice, ...problems].filter(Boolean).join(" ");
 }
 
+async function cancel(it) {
+  try {
+    const answer = await fetch(`runs/${it.run}/cancel`, { method: "POST" });
+    if (!answer.ok) throw new Error(`the server said ${answer.status}`);
+    // The end comes by the stream.
+  } catch (error) {
+    if (following !== it) return;
+    it.isStopping = false;
+    show("live", `It could not be stopped: ${error.message}. Try again.`);
+  }
+}
+
+function take(it, message) {
+  const isNew = it.run === null;
+  it.run = message.lastEventId.split(":")[0] || it.run;
+  // Stop was pressed before there was anything to stop.
+  if (isNew && it.run !== null && it.isStopping) cancel(it);
+  const { method, params, result, error } = JSON.parse(message.data);
+  if (method === "notifications/progress") tell(params);
+  else if (result) leave(it, "ended", result.content?.map((part) => part.text).join(" "));
+  else if (error) leave(it, error.code === -32800 ? "stopped" : "failed", error.message);
+}
+
 $("asked").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (following !== null) return;
   const asked = new FormData(event.target);
   const query = new URLSearchParams({
     interval: Number(asked.get("interval")) * 1000,
@@ -63,27 +86,21 @@ $("asked").addEventListener("submit", (event) => {
   if (asked.get("symbol").trim()) query.set("symbol", asked.get("symbol").trim());
   $("news").replaceChildren();
   $("progress").value = 0;
-  source = new EventSource(`api/mcp/stream-news?${query}`);
+  const source = new EventSource(`api/mcp/stream-news?${query}`);
+  const it = { source, run: null, isStopping: false };
+  following = it;
   show("connecting");
   source.addEventListener("open", () => show("live", $("notice").textContent));
-  source.addEventListener("message", (message) => {
-    run = message.lastEventId.split(":")[0] || run;
-    const { method, params, result, error } = JSON.parse(message.data);
-    if (method === "notifications/progress") told(params);
-    else if (result) close("ended", result.content?.map((part) => part.text).join(" "));
-    else if (error) close(error.code === -32800 ? "stopped" : "failed", error.message);
-  });
+  source.addEventListener("message", (message) => take(it, message));
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) close("failed", "The server refused: too many starts, or no news server.");
-    else show("reconnecting", $("notice").textContent);
+    if (source.readyState !== EventSource.CLOSED) show("reconnecting", $("notice").textContent);
+    else if (it.run === null) leave(it, "failed", "The server refused: too many starts, or no news server.");
+    else leave(it, "failed", "The server does not know this run any more.");
   });
 });
 
-$("stop").addEventListener("click", async () => {
-  const stopping = run;
-  if (stopping === null) return close("stopped");
-  $("stop").disabled = true;
-  await fetch(`runs/${stopping}/cancel`, { method: "POST" });
-  // The end comes by the stream. Should it not, the page is stopped all the same.
-  quiet = setTimeout(() => close("stopped"), 5000);
+$("stop").addEventListener("click", () => {
+  following.isStopping = true;
+  show($("state").textContent, $("notice").textContent);
+  if (following.run !== null) cancel(following);
 });

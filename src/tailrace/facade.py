@@ -53,7 +53,8 @@ class Tailrace(Engine):
     refuses the request (`tailrace.errors.Unauthorized`, starlette's HTTPException). Runs belong
     to whoever starts them; to everybody else they do not exist. Without it, all requests are of
     one principal. `limits`: how often each may ask, and how many streams may be open; without
-    it there are no bounds.
+    it there are no bounds. `link`: where a person watches a run, from its id, for MCP clients.
+    `mcp_guest`: an `MCPServer` of the SDK whose tools, prompts and resources `mcp` has as well.
 
         runs = Tailrace(principal=lambda request: request.state.user.name)
     """
@@ -64,14 +65,14 @@ class Tailrace(Engine):
         *,
         principal: Identify | None = None,
         limits: Limits | None = None,
+        link: Callable[[str], str] | None = None,
+        mcp_guest: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(log, **options)
         self.identify = principal
-        self.link: Callable[[str], str] | None = None
-        """Where a person watches a run, from its id; for whoever is told of it elsewhere."""
-        self.mcp_guest: Any = None
-        """An `MCPServer` of the SDK whose tools, prompts and resources `mcp` has as well."""
+        self._link = link
+        self._mcp_guest = mcp_guest
         if limits is not None:
             self.hub.seats = limits.seats()
             self.rates = Rates(limits) if limits.rates or limits.keyed else None
@@ -90,7 +91,7 @@ class Tailrace(Engine):
         routes do. `app.add_route("/mcp", runs.mcp)`, before the engine starts; in `asgi` it is
         there already. Needs `tailrace[mcp]`.
         """
-        face = _Mcp(self)
+        face = _Mcp(self, link=self._link, guest=self._mcp_guest, note=audited)
         self.companions.append(face.life)
         return face
 
@@ -173,8 +174,8 @@ class Tailrace(Engine):
 class _Mcp(McpFace):
     """The MCP face, behind the door that the routes are behind."""
 
-    def __init__(self, runs: Tailrace) -> None:
-        super().__init__(runs, link=runs.link, guest=runs.mcp_guest, note=audited)
+    def __init__(self, runs: Tailrace, **options: Any) -> None:
+        super().__init__(runs, **options)
         self._door = Admitted(runs, super().__call__)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

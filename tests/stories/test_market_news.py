@@ -308,6 +308,27 @@ def test_a_page_that_is_cut_and_stopped(house: House, page: Page) -> None:
 
 
 @needs("chromium")
+def test_stop_at_once_and_a_stop_that_fails(house: House, page: Page) -> None:
+    page.goto(house.base)
+    page.fill("[name=duration]", "300")
+    # Before anything has come: the run is known a moment later, and stopped then.
+    page.evaluate("() => { document.getElementById('start').click();"
+                  " document.getElementById('stop').click(); }")  # fmt: skip
+    expect(page.locator("#state")).to_have_text("stopped", timeout=10_000)
+    [run] = httpx2.get(f"{house.base}/runs", trust_env=False).json()["runs"]
+    assert run["state"] == "cancelled"
+    page.click("#start")
+    expect(page.locator("#news li")).to_have_count(3, timeout=10_000)
+    page.route("**/cancel", lambda route: route.abort())
+    page.click("#stop")
+    expect(page.locator("#notice")).to_contain_text("could not be stopped")
+    expect(page.locator("#stop")).to_be_enabled()
+    page.unroute("**/cancel")
+    page.click("#stop")
+    expect(page.locator("#state")).to_have_text("stopped", timeout=10_000)
+
+
+@needs("chromium")
 def test_a_page_to_its_end(house: House, page: Page) -> None:
     page.goto(house.base)
     page.fill("[name=interval]", "1")

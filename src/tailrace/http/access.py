@@ -17,12 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.engine import Engine
 from tailrace.errors import ScopeMissing, Unauthorized
+from tailrace.http import body
 from tailrace.http.audit import audited, is_audited
 from tailrace.http.limits import UNKNOWN, Fields
 from tailrace.http.problems import PRIVATE, ProblemRoute, guarded
 from tailrace.http.tickets import redeemed
 from tailrace.protocol.access import ADMIN, CANCEL, EMIT, LOCAL, OPEN, RUN, WATCH, WHO, Access
-from tailrace.protocol.wire import LAST_EVENT_ID
+from tailrace.protocol.wire import LAST_EVENT_ID, MAX_BODY_BYTES
 
 NEEDS: Final[dict[tuple[str, str], str]] = {
     ("GET", "/operations"): WATCH,
@@ -175,20 +176,31 @@ class Admitted:
 
         async def known(request: Request) -> Response:
             await identified(self._engine, request.scope)
-            return _Through(self._app)
+            if request.method != "POST":
+                return _Through(self._app)
+            # Bounded as all others are, before somebody else reads it.
+            async with body.admitted(request, MAX_BODY_BYTES, needs_json=False):
+                return _Through(self._app, await request.body())
 
-        answer = await guarded(known)(Request(scope))
+        answer = await guarded(known)(Request(scope, receive))
         await answer(scope, receive, send)
 
 
 class _Through(Response):
     """The answer is somebody else's."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, sent: bytes | None = None) -> None:
         super().__init__()
         self._app = app
+        self._sent = sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def again() -> Message:
+            sent, self._sent = self._sent, None
+            if sent is None:
+                return await receive()
+            return {"type": "http.request", "body": sent, "more_body": False}
+
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = [*message.get("headers", ())]
@@ -198,7 +210,7 @@ class _Through(Response):
                 message = {**message, "headers": [*given, *added]}
             await send(message)
 
-        await self._app(scope, receive, told)
+        await self._app(scope, again, told)
 
 
 def _needed(method: str, path: str) -> str:

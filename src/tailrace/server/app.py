@@ -62,12 +62,11 @@ def build(
             grace=settings.grace,
             principal=identify,
             limits=_limits(settings),
+            link=None if here is None else partial(_seen_at, here),
             secrets=secrets,
         )
     except ValueError as error:
         raise SettingsInvalid(str(error), fix="Give a path, sqlite:PATH, or memory:.") from None
-    if here is not None:
-        runs.link = partial(_seen_at, here)
     for where in settings.mcp.values():
         runs.companions.append(Upstream(runs, where).life)
     if settings.allow_root:

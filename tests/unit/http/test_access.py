@@ -235,6 +235,22 @@ async def test_an_app_to_which_nobody_comes_unknown(tmp_path: Path) -> None:
     assert seen == [Access.of("ada")]
 
 
+async def test_what_is_sent_to_such_an_app_is_bounded(tmp_path: Path) -> None:
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        sent = await Request(scope, receive).body()
+        await Response(str(len(sent)))(scope, receive, send)
+
+    app = Admitted(Tailrace(tmp_path / "x.db"), inner)
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app), base_url="http://x"
+    ) as client:
+        answer = await client.post("/", content=b"x" * 1_000_000)
+        assert (answer.status_code, answer.text) == (200, "1000000")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert (await client.post("/", content=b"x" * 1_100_000)).status_code == 413
+        assert (await client.get("/")).text == "0"
+
+
 async def test_whoever_is_unknown_too_often(tmp_path: Path) -> None:
     limits = Limits(rates={"unknown": "3/minute"})
     runs = Tailrace(tmp_path / "x.db", principal=named, limits=limits)
