@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import mcp_types as types
 import orjson
+from pydantic import ValidationError
 
 from tailrace.errors import InputInvalid, TailraceError
 from tailrace.eventlog.contract import EventLog
+from tailrace.protocol import jsonrpc
 from tailrace.protocol.events import OUTPUT, loads
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.output import raw
@@ -36,7 +38,7 @@ def ended(record: RunRecord, link: Link | None, output: str = "") -> types.CallT
     """The result of a run that has ended; `output` is what its program wrote."""
     told = meta(record.id, link)
     if record.state is State.COMPLETED:
-        result = value(loads(record.result), told)
+        result = returned(loads(record.result), told)
     else:
         result = failed(f"{said(record)} ({watched(record.id, link)})", told)
     if output:
@@ -71,6 +73,15 @@ def said(record: RunRecord) -> str:
 def watched(run: str, link: Link | None) -> str:
     """Which run, and where to watch it, for people."""
     return run if link is None else f"{run}, {link(run)}"
+
+
+def returned(answer: Any, meta: dict[str, Any]) -> types.CallToolResult:
+    """What a run has returned: content blocks are the content, as a tool elsewhere has sent it."""
+    try:
+        return types.CallToolResult.model_validate({**jsonrpc.result(answer), "_meta": meta})
+    except ValidationError:
+        # It looks like content, and is none.
+        return value(answer, meta)
 
 
 def value(value: Any, meta: dict[str, Any]) -> types.CallToolResult:

@@ -20,7 +20,7 @@ from tailrace.errors import (
     TooManyRequests,
     Unauthorized,
 )
-from tailrace.protocol.access import OPEN, WHO, Access
+from tailrace.protocol.access import OPEN, WATCH, WHO, Access
 from tailrace.protocol.runs import RunRecord
 
 Context = ServerRequestContext[Any, Any]
@@ -93,13 +93,25 @@ class Asker:
                     fix=f"Use one that has: tailrace keys create --name NAME --scopes {scope}",
                 )
             )
-        if self._engine.rates is not None and ctx.request is not None:
-            try:
-                await self._engine.rates.admit(ctx.request.scope, scope)
-            except TooManyRequests as error:
-                self.note(ctx, None, error.status, tool)
-                refuse(error)
+        await self._count(ctx, scope, tool)
         return access
+
+    async def listing(self, ctx: Context) -> Access:
+        """Who asks what there is. That takes no scope, for each sees what it may use, but it is
+        counted as watching. Raises MCPError for who asks too often.
+        """
+        access = self.who(ctx)
+        await self._count(ctx, WATCH, None)
+        return access
+
+    async def _count(self, ctx: Context, scope: str, tool: str | None) -> None:
+        if self._engine.rates is None or ctx.request is None:
+            return
+        try:
+            await self._engine.rates.admit(ctx.request.scope, scope)
+        except TooManyRequests as error:
+            self.note(ctx, None, error.status, tool)
+            refuse(error)
 
 
 def refuse(error: TailraceError) -> NoReturn:

@@ -56,15 +56,21 @@ class Calls:
         self.asks = asks
         self.link = link
         self.leaving = asyncio.Event()
+        self._known: tuple[Operation[Any, Any], ...] = ()
+        self._named: dict[str, Operation[Any, Any]] = {}
 
     @property
     def operations(self) -> dict[str, Operation[Any, Any]]:
         """By the names of their tools."""
-        return catalogue.named(self._engine.operations)
+        known = tuple(self._engine.operations)
+        # Every request asks for them, and to name hundreds takes longer than to look for changes.
+        if known != self._known:
+            self._known, self._named = known, catalogue.named(known)
+        return self._named
 
-    async def list(self, ctx: Context) -> list[types.Tool]:
+    def list(self, access: Access) -> list[types.Tool]:
         """The tools for whoever asks."""
-        return catalogue.offered(self.operations, self._asker.who(ctx))
+        return catalogue.offered(self.operations, access)
 
     async def call(
         self, ctx: Context, params: types.CallToolRequestParams
@@ -130,8 +136,14 @@ class Calls:
         self, params: types.CallToolRequestParams, operation: Operation[Any, Any], access: Access
     ) -> RunRecord:
         """Go on with a run that has asked something: its answers have come."""
+        run, _, key = str(params.request_state).partition(":")
         # Whose run it is not has no use for its id.
-        record = await self._engine.record(str(params.request_state), access.principal)
+        record = await self._engine.record(run, access.principal)
+        # Nor has whoever may only start runs: what it was asked by a run is known to it alone.
+        if not await self.asks.has_asked(record.id, key):
+            raise RunUnknown(
+                f"There is no run {run}.", fix="It may have been forgotten; GET /runs lists yours."
+            )
         if record.operation != operation.name:
             raise RunUnknown(f"{record.id} is a run of {record.operation}.", fix="Call that one.")
         waiting = await self.asks.waiting(record.id)

@@ -19,7 +19,7 @@ from mcp.server.subscriptions import (
 from mcp.shared.exceptions import MCPError
 
 from tailrace.mcp.asker import Context, connection
-from tailrace.mcp.resources import SCHEME, Runs
+from tailrace.mcp.resources import MOST_SUBSCRIPTIONS, SCHEME, Runs
 from tailrace.operations import Operations
 
 MOST_LISTENING: Final = 1024
@@ -90,22 +90,33 @@ class News:
     ) -> types.SubscriptionsListenResult:
         """`subscriptions/listen`, of 2026-07-28: what is asked for, until the client goes."""
         wanted = params.notifications
-        runs, others = [], []
-        for uri in wanted.resource_subscriptions or ():
+        runs: list[tuple[str, str]] = []
+        others: list[str] = []
+        # One task for each: a body has room for a million of them.
+        named = tuple(dict.fromkeys(wanted.resource_subscriptions or ()))
+        if len(named) > MOST_SUBSCRIPTIONS:
+            raise MCPError(
+                code=types.INVALID_PARAMS,
+                message=f"One may listen to {MOST_SUBSCRIPTIONS} resources at the most.",
+            )
+        if self._guest is not None and any(not uri.startswith(SCHEME) for uri in named):
+            others += await self._runs.others(ctx, named)
+        for uri in named:
             if not uri.startswith(SCHEME):
-                others.append(uri)
                 continue
             # Whose run it is not does not learn that there is one.
             with contextlib.suppress(MCPError):
                 runs.append((uri, (await self._runs.known(ctx, uri)).id))
-        uris = [uri for uri, _ in runs] + (others if self._guest else [])
+        uris = [uri for uri, _ in runs] + others
         honoured = wanted.model_copy(update={"resource_subscriptions": uris or None})
         tasks = [
             asyncio.create_task(self._runs.follow(run, _telling(ctx, uri))) for uri, run in runs
         ]
         if self._guest is not None:
             heard = dataclasses.replace(ctx, session=_Quiet(ctx.session))
-            tasks.append(asyncio.create_task(_asked(self._guest(heard, params))))
+            theirs = wanted.model_copy(update={"resource_subscriptions": others or None})
+            asking = self._guest(heard, params.model_copy(update={"notifications": theirs}))
+            tasks.append(asyncio.create_task(_asked(asking)))
         try:
             return await self._listening(ctx, params.model_copy(update={"notifications": honoured}))
         finally:

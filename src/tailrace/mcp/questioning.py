@@ -12,7 +12,7 @@ from mcp.shared.message import ServerMessageMetadata
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tailrace.mcp.asker import Context
-from tailrace.mcp.asks import ASK, Asks, Questions
+from tailrace.mcp.asks import Asks, Questions, is_question
 from tailrace.protocol.events import Event
 
 _REQUESTS: Final[TypeAdapter[Any]] = TypeAdapter(types.InputRequest)
@@ -44,7 +44,7 @@ class Questioning:
 
     def take(self, event: Event) -> None:
         """Take in what was asked or answered, and ask the client, where that can be done."""
-        if event.type != ASK:
+        if not is_question(event):
             return
         if self._ctx.session.can_send_request:
             # Beside: whoever is asked may take his time, and the run may end meanwhile.
@@ -81,8 +81,8 @@ class Questioning:
         await self._asks.answer(self._run, {key: answer})
 
     async def round(self) -> types.InputRequiredResult | None:
-        """What the client is to answer, before it calls again; None if that is nothing. By the
-        run's id it will be known again, which opens nothing to anybody else.
+        """What the client is to answer, before it calls again; None if that is nothing. It will
+        be known again by the run's id and by what it was asked: the id alone is in many places.
         """
         await asyncio.sleep(_TOGETHER_SECONDS)
         self.asked.clear()
@@ -91,7 +91,7 @@ class Questioning:
             return None
         return types.InputRequiredResult(
             input_requests={key: _REQUESTS.validate_python(one) for key, one in requests.items()},
-            request_state=self._run,
+            request_state=f"{self._run}:{next(iter(requests))}",
         )
 
 

@@ -82,6 +82,11 @@ class Runs:
         except TailraceError as error:
             refuse(error)
 
+    async def others(self, ctx: Context, uris: Sequence[str]) -> Sequence[str]:
+        """Which URIs are those of somebody else's resources, for whoever may see them."""
+        access = await self._asker.listing(ctx)
+        return [uri for uri in uris if access.may(WATCH) and not uri.startswith(SCHEME)]
+
     # --- subscriptions ---------------------------------------------------------------
 
     async def subscribe(self, ctx: Context, uri: str) -> None:

@@ -22,7 +22,7 @@ from tailrace.mcp.calls import Calls
 from tailrace.mcp.news import News
 from tailrace.mcp.resources import SCHEME, TEMPLATE, Runs, subscribe, unknown, unsubscribe
 from tailrace.mcp.tasks import TASK_SECONDS, Tasks
-from tailrace.protocol.access import OPEN, Access
+from tailrace.protocol.access import OPEN, RUN, WATCH, Access
 
 Guest = MCPServer[Any] | Server[Any]
 """A host's own server, whose tools, prompts and resources stand next to ours."""
@@ -34,6 +34,9 @@ _INSTRUCTIONS: Final = (
 )
 
 _NOT_COPIED: Final = frozenset({"initialize", "server/discover"})
+_WATCHING: Final = frozenset({"prompts/get", "completion/complete"})
+
+Answer = Callable[[Context, Any], Awaitable[Any]]
 
 
 class RunServer(Server[Any]):
@@ -56,7 +59,7 @@ class RunServer(Server[Any]):
         note: Note | None = None,
     ) -> None:
         self._guest = lowlevel(guest)
-        asker = Asker(engine, local, note)
+        asker = self._asker = Asker(engine, local, note)
         self.calls = Calls(engine, asker, asks or Asks(engine), link)
         self.runs = Runs(engine, asker, link)
         listen = self._theirs("subscriptions/listen")
@@ -70,7 +73,10 @@ class RunServer(Server[Any]):
         )
         if self._guest is not None:
             self._welcome(self._guest)
-        own: list[tuple[str, type[Any], Callable[[Context, Any], Awaitable[Any]]]] = [
+            if self._theirs("prompts/list") is not None:
+                params = types.PaginatedRequestParams
+                self.add_request_handler("prompts/list", params, self._list_prompts)
+        own: list[tuple[str, type[Any], Answer]] = [
             ("tools/list", types.PaginatedRequestParams, self._list_tools),
             ("resources/list", types.PaginatedRequestParams, self._list_resources),
             ("resources/templates/list", types.PaginatedRequestParams, self._list_templates),
@@ -101,7 +107,20 @@ class RunServer(Server[Any]):
         for method in SPEC_CLIENT_METHODS - _NOT_COPIED:
             entry = guest.get_request_handler(method)
             if entry is not None:
-                self.add_request_handler(method, entry.params_type, entry.handler)
+                answer = entry.handler
+                if method in _WATCHING:
+                    answer = self._guarded(answer, WATCH)
+                self.add_request_handler(method, entry.params_type, answer)
+
+    def _guarded(self, answer: Answer, scope: str) -> Answer:
+        # The guest knows nothing of keys: whoever comes to it through our door must not do more
+        # there than with what is ours.
+
+        async def guarded(ctx: Context, params: Any) -> Any:
+            await self._asker.admitted(ctx, scope)
+            return await answer(ctx, params)
+
+        return guarded
 
     def _extend(self, extension: Extension) -> None:
         for method in extension.methods():
@@ -111,7 +130,12 @@ class RunServer(Server[Any]):
     def get_request_handler(self, method: str) -> HandlerEntry[Any] | None:
         """Ours, or what the guest's own extensions have brought."""
         found = super().get_request_handler(method)
-        return found or (self._guest.get_request_handler(method) if self._guest else None)
+        if found is None and self._guest is not None:
+            entry = self._guest.get_request_handler(method)
+            if entry is not None:
+                # Nobody knows what it does: it is held for the most that a method may do.
+                found = HandlerEntry(entry.params_type, self._guarded(entry.handler, RUN))
+        return found
 
     def create_initialization_options(
         self,
@@ -134,10 +158,11 @@ class RunServer(Server[Any]):
         self, ctx: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         # All of ours come first, in one page; further pages are the guest's.
+        access = await self._asker.listing(ctx)
         cursor = params.cursor if params else None
-        ours = [] if cursor else await self.calls.list(ctx)
+        ours = [] if cursor else self.calls.list(access)
         theirs = self._theirs("tools/list")
-        if theirs is None:
+        if theirs is None or not access.may(RUN):
             return types.ListToolsResult(tools=ours)
         found: types.ListToolsResult = await theirs(ctx, params)
         # Those that whoever asks may not call hide the guest's as well.
@@ -157,6 +182,10 @@ class RunServer(Server[Any]):
                 code=types.INVALID_PARAMS,
                 message=f"There is no tool {params.name[:80]!r}; tools/list has those there are.",
             )
+        # Whatever it is called: a name is told to whoever reads the notes.
+        name = params.name[:80]
+        await self._asker.admitted(ctx, RUN, name)
+        self._asker.note(ctx, None, tool=name)
         answer: types.CallToolResult | types.InputRequiredResult = await theirs(ctx, params)
         return answer
 
@@ -175,9 +204,10 @@ class RunServer(Server[Any]):
         self, ctx: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
         cursor = params.cursor if params else None
+        access = await self._asker.listing(ctx)
         theirs = self._theirs("resources/list")
         guests: list[types.Resource] = []
-        if cursor is None and theirs is not None:
+        if cursor is None and theirs is not None and access.may(WATCH):
             guests = (await theirs(ctx, None)).resources
         runs, after = await self.runs.list(ctx, cursor)
         return types.ListResourcesResult(resources=[*guests, *runs], next_cursor=after)
@@ -185,9 +215,22 @@ class RunServer(Server[Any]):
     async def _list_templates(
         self, ctx: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourceTemplatesResult:
+        access = await self._asker.listing(ctx)
         theirs = self._theirs("resources/templates/list")
-        guests = [] if theirs is None else (await theirs(ctx, params)).resource_templates
+        guests: list[types.ResourceTemplate] = []
+        if theirs is not None and access.may(WATCH):
+            guests = (await theirs(ctx, params)).resource_templates
         return types.ListResourceTemplatesResult(resource_templates=[TEMPLATE, *guests])
+
+    async def _list_prompts(
+        self, ctx: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListPromptsResult:
+        access = await self._asker.listing(ctx)
+        theirs = self._theirs("prompts/list")
+        if theirs is None or not access.may(WATCH):
+            return types.ListPromptsResult(prompts=[])
+        found: types.ListPromptsResult = await theirs(ctx, params)
+        return found
 
     async def _read(self, ctx: Context, params: types.ReadResourceRequestParams) -> Any:
         if params.uri.startswith(SCHEME):
@@ -195,6 +238,7 @@ class RunServer(Server[Any]):
         theirs = self._theirs("resources/read")
         if theirs is None:
             raise unknown(params.uri)
+        await self._asker.admitted(ctx, WATCH)
         return await theirs(ctx, params)
 
     async def _subscribe(
@@ -203,12 +247,14 @@ class RunServer(Server[Any]):
         theirs = self._theirs("resources/subscribe")
         if params.uri.startswith(SCHEME):
             await self.runs.subscribe(ctx, params.uri)
-        elif theirs is not None:
-            await theirs(ctx, params)
-        elif self.news.has_guest:
-            subscribe(ctx, params.uri, lambda: self.news.relayed(ctx, params.uri))
-        else:
+            return types.EmptyResult()
+        if theirs is None and not self.news.has_guest:
             raise unknown(params.uri)
+        await self._asker.admitted(ctx, WATCH)
+        if theirs is not None:
+            await theirs(ctx, params)
+        else:
+            subscribe(ctx, params.uri, lambda: self.news.relayed(ctx, params.uri))
         return types.EmptyResult()
 
     async def _unsubscribe(
@@ -241,7 +287,7 @@ class RunServer(Server[Any]):
         if entry is not None:
             await entry.handler(ctx, params)
 
-    def _theirs(self, method: str) -> Callable[[Context, Any], Awaitable[Any]] | None:
+    def _theirs(self, method: str) -> Answer | None:
         entry = self._guest.get_request_handler(method) if self._guest else None
         return None if entry is None else entry.handler
 

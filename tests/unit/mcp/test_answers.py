@@ -26,9 +26,13 @@ def link(run: str) -> str:
     [
         ({"rows": 3}, '{"rows":3}', {"rows": 3}),
         ("plain", "plain", None),
-        ([1, 2], "[1,2]", None),
+        ([1, 2], "[1,2]", {"result": [1, 2]}),
         (None, "", None),
-        (0, "0", None),
+        (0, "0", {"result": 0}),
+        ({"result": "plain"}, "plain", {"result": "plain"}),
+        ([{"type": "text", "text": "a block"}], "a block", None),
+        # It only looks like one.
+        ([{"type": "text", "words": 3}], '[{"type":"text","words":3}]', None),
     ],
 )
 def test_a_result(value: Any, said: str, structured: Any) -> None:

@@ -88,6 +88,24 @@ async def test_how_often_is_counted_where_there_is_an_address() -> None:
     assert refused.value.error.data["fix"] == "Wait."
 
 
+async def test_to_ask_what_there_is_takes_no_scope_but_counts() -> None:
+    runs = Tailrace("memory:")
+    counted: list[str] = []
+
+    class Rates:
+        async def admit(self, scope: Any, need: str) -> None:
+            counted.append(need)
+            if len(counted) > 1:
+                raise TooManyRequests("Too often.", fix="Wait.")
+
+    runs.rates = Rates()
+    scope = {WHO: Access.of("ann", [RUN])}
+    assert (await Asker(runs).listing(context(scope))).principal == "ann"
+    with pytest.raises(MCPError, match="Too often"):
+        await Asker(runs).listing(context(scope))
+    assert counted == [WATCH, WATCH]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

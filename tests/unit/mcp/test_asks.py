@@ -5,7 +5,7 @@ import pytest
 
 from tailrace import RunContext, Tailrace
 from tailrace.errors import TailraceError
-from tailrace.mcp.asks import Asks
+from tailrace.mcp.asks import ASK, Asks
 from tests.waiting import soon, until
 
 pytestmark = pytest.mark.anyio
@@ -110,13 +110,66 @@ async def test_an_answer_that_comes_too_late_harms_nobody(runs: Tailrace) -> Non
 
     @runs.operation
     async def work(run: RunContext) -> None:
-        run.emit("ask", key="k", method="roots/list", params={})
+        run.emit(ASK, key="k", method="roots/list", params={})
 
     async with runs:
         run = await work.start()
         await soon(run.wait())
         await asks.answer(run.id, {"k": {"response": {}}})
         await until(lambda: not runs.executing)
+
+
+async def test_what_an_operation_tells_by_a_similar_name_is_its_own(runs: Tailrace) -> None:
+    asks = Asks(runs)
+
+    @runs.operation
+    async def bid(run: RunContext) -> None:
+        run.emit("ask", key="price", method="roots/list", bid=3)
+        run.emit("answer", key="price")
+        run.emit(ASK, method="roots/list")
+        run.emit(ASK, key="", method="roots/list")
+        run.emit(ASK, key=7, method="roots/list")
+        run.emit(ASK, key="odd", method="nonsense")
+        run.emit(ASK, key="odder", method=["roots/list"])
+        run.emit(ASK, key="real", method="roots/list")
+
+    async with runs:
+        run = await bid.start()
+        await soon(run.wait())
+        assert list(await asks.waiting(run.id)) == ["real"]
+
+
+async def test_what_no_client_can_be_asked_is_an_error_at_once(runs: Tailrace) -> None:
+    asks = Asks(runs)
+
+    @runs.operation
+    async def work(run: RunContext) -> str:
+        try:
+            await asks.request(run, "nonsense", {})
+        except TailraceError as error:
+            return str(error)
+        return "answered"
+
+    async with runs:
+        assert await soon((await work.start()).result()) == "A client cannot be asked 'nonsense'."
+
+
+async def test_what_was_asked_is_remembered_when_it_is_answered(runs: Tailrace) -> None:
+    asks = Asks(runs)
+
+    @runs.operation
+    async def work(run: RunContext) -> Any:
+        return await asks.ask(run, "Sure?")
+
+    async with runs:
+        run = await work.start()
+        [key] = await waiting(asks, run.id)
+        assert await asks.has_asked(run.id, key)
+        assert not await asks.has_asked(run.id, "")
+        await asks.answer(run.id, {key: {"response": {"action": "decline"}}})
+        await soon(run.wait())
+        assert await asks.has_asked(run.id, key)
+        assert await Asks(runs).has_asked(run.id, key)
 
 
 async def test_another_process_of_the_log_may_hear_the_question(tmp_path: Any) -> None:

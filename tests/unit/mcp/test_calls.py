@@ -9,6 +9,7 @@ from mcp_types import ElicitResult
 from tailrace import Access, Limits, RunContext, Tailrace
 from tailrace.eventlog.contract import Append
 from tailrace.mcp.face import McpFace
+from tailrace.mcp.server import RunServer
 from tailrace.protocol.access import RUN, WATCH
 from tailrace.protocol.events import emitted
 from tailrace.protocol.lifecycle import State
@@ -342,6 +343,30 @@ async def test_an_answer_is_taken_from_nobody_else(app: App) -> None:
                 "confirm", request_state=state, input_responses=given, allow_input_required=True
             )
             assert text(mine) == "[{'n': 1}]"
+
+
+async def test_a_run_that_asked_nothing_is_not_gone_on_with(app: App) -> None:
+    starter = Access.of("ann", [RUN])
+    async with served(app.runs, app.face, ann=starter) as port:
+        record, _ = await app.runs.submit(app.runs.operations.get("hang"), {}, principal="ann")
+        async with client(port, MODERN, "ann") as mcp:
+            for state in (record.id, f"{record.id}:", f"{record.id}:key", "x", ""):
+                guessed: Any = await mcp.session.call_tool(
+                    "hang", request_state=state, allow_input_required=True
+                )
+                assert guessed.is_error
+                assert "no" in text(guessed)
+        assert not (await app.runs.record(record.id)).ended
+        await app.runs.cancel(record.id)
+
+
+async def test_names_are_made_anew_when_there_are_others(app: App) -> None:
+    async with app.runs:
+        calls = RunServer(app.runs).calls
+        before = calls.operations
+        assert calls.operations is before
+        app.runs.operations.remove(app.runs.operations.get("hang"))
+        assert before.keys() - calls.operations.keys() == {"hang"}
 
 
 async def test_a_call_that_breaks_off_while_it_begins_leaves_no_run(app: App) -> None:

@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.subscriptions import ToolsListChanged
+from mcp.shared.exceptions import MCPError
 from mcp_types import ResourceUpdatedNotification, ToolListChangedNotification
 
-from tailrace import Tailrace
+from tailrace import Access, Tailrace
 from tailrace.mcp.face import McpFace
+from tailrace.mcp.resources import MOST_SUBSCRIPTIONS
+from tailrace.protocol.access import RUN
 from tests.callers import ERAS, LEGACY, MODERN, client, served
 from tests.waiting import until
 
@@ -84,6 +87,28 @@ async def test_who_listens_hears_the_guest() -> None:
         await mcp.call_tool("touch")
         async with asyncio.timeout(5):
             assert (await anext(aiter(heard))).uri == "test://it"  # type: ignore[union-attr]
+
+
+async def test_who_listens_names_each_resource_once_and_not_too_many() -> None:
+    runs, face = app()
+    async with served(runs, face) as port, client(port, MODERN) as mcp:
+        twice = ["test://it"] * (MOST_SUBSCRIPTIONS + 1)
+        async with mcp.listen(resource_subscriptions=twice) as heard:
+            assert heard.honored.resource_subscriptions == ["test://it"]
+        many = [f"run://{number}" for number in range(MOST_SUBSCRIPTIONS + 1)]
+        with pytest.raises(MCPError, match="100 resources at the most"):
+            async with mcp.listen(resource_subscriptions=many):
+                raise AssertionError
+
+
+async def test_who_may_not_watch_does_not_hear_the_guest() -> None:
+    runs, face = app()
+    async with (
+        served(runs, face, ann=Access.of("ann", [RUN])) as port,
+        client(port, MODERN, "ann") as mcp,
+        mcp.listen(tools_list_changed=True, resource_subscriptions=["test://it"]) as heard,
+    ):
+        assert not heard.honored.resource_subscriptions
 
 
 async def test_sessions_hear_the_guest() -> None:

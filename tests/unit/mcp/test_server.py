@@ -1,20 +1,28 @@
+import contextlib
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    Completion,
     EmptyResult,
     ListToolsResult,
+    PromptReference,
     RequestParams,
     SetLevelRequestParams,
     SubscribeRequestParams,
     Tool,
 )
 
-from tailrace import Tailrace
+from tailrace import Access, Tailrace
 from tailrace.mcp.face import McpFace
 from tailrace.mcp.server import RunServer, lowlevel
 from tailrace.mcp.tasks import NAME
+from tailrace.protocol.access import RUN, WATCH
 from tests.callers import LEGACY, MODERN, client, served, text
 
 pytestmark = [
@@ -55,6 +63,10 @@ def host() -> MCPServer:
     @guest.prompt()
     def ask(about: str) -> str:
         return f"What about {about}?"
+
+    @guest.completion()  # type: ignore[no-untyped-call, untyped-decorator]
+    async def complete(*_: object) -> Completion:
+        return Completion(values=["it"])
 
     return guest
 
@@ -110,6 +122,77 @@ async def test_a_host_has_its_own_things_next_to_it(era: str) -> None:
         assert prompt.messages[0].content.text == "What about it?"  # type: ignore[union-attr]
 
 
+@eras
+async def test_what_a_host_has_takes_the_scopes_that_ours_takes(era: str) -> None:
+    runs, told = Tailrace("memory:"), []
+    face = McpFace(runs, guest=host(), note=lambda *one: told.append(one))
+    keys = {"runner": Access.of("runner", [RUN]), "watcher": Access.of("watcher", [WATCH])}
+    async with served(runs, face, **keys) as port:
+        async with client(port, era, "runner") as mcp:
+            assert [one.name for one in (await mcp.list_tools()).tools] == ["greet", "work"]
+            assert text(await mcp.call_tool("greet", {"name": "Ann"})) == "Hello, Ann!"
+            assert (await mcp.list_resources()).resources == []
+            assert (await mcp.list_prompts()).prompts == []
+            [template] = (await mcp.list_resource_templates()).resource_templates
+            assert template.uri_template == "run://{id}"
+            about = PromptReference(name="ask")
+            for refused in (
+                mcp.read_resource("test://it"),
+                mcp.get_prompt("ask", {"about": "it"}),
+                mcp.complete(about, {"name": "about", "value": "i"}),
+            ):
+                with pytest.raises(MCPError, match="not the scope 'watch'"):
+                    await refused
+        async with client(port, era, "watcher") as mcp:
+            assert "greet" not in [one.name for one in (await mcp.list_tools()).tools]
+            assert [one.name for one in (await mcp.list_prompts()).prompts] == ["ask"]
+            await mcp.read_resource("test://it")
+            await mcp.get_prompt("ask", {"about": "it"})
+            completed = await mcp.complete(about, {"name": "about", "value": "i"})
+            assert completed.completion.values == ["it"]
+            with pytest.raises(MCPError, match="not the scope 'run'"):
+                await mcp.call_tool("greet", {"name": "Ann"})
+    calls = [one for one in told if one[2] == "tools/call greet"]
+    assert [(who.principal, status) for who, _, _, _, status, _ in calls] == [
+        ("runner", 200),
+        ("watcher", 403),
+    ]
+
+
+@eras
+async def test_what_a_host_has_counts(era: str) -> None:
+    runs, face = app(host())
+    counted: list[str] = []
+
+    class Rates:
+        async def admit(self, scope: Any, need: str) -> None:
+            counted.append(need)
+
+    runs.rates = Rates()
+    async with served(runs, face) as port, client(port, era) as mcp:
+        began = len(counted)
+        # It begins a session, which is kept.
+        assert counted == ([WATCH] if era == LEGACY else [])
+        await mcp.list_tools()
+        await mcp.list_resources()
+        await mcp.list_prompts()
+        await mcp.read_resource("test://it")
+        await mcp.get_prompt("ask", {"about": "it"})
+        assert counted[began:] == [WATCH] * 5
+        await mcp.call_tool("greet", {"name": "Ann"})
+        assert counted[began + 5 :] == [RUN]
+
+
+async def test_a_subscription_to_what_a_host_has_takes_a_scope() -> None:
+    runs, face = app(host())
+    async with (
+        served(runs, face, ann=Access.of("ann", [RUN])) as port,
+        client(port, LEGACY, "ann") as mcp,
+    ):
+        with pytest.raises(MCPError, match="not the scope 'watch'"):
+            await mcp.subscribe_resource("test://it")
+
+
 async def test_a_host_may_know_more_methods() -> None:
     seen: list[str] = []
     guest: Server = Server("host")
@@ -147,6 +230,13 @@ async def test_a_host_may_know_more_methods() -> None:
     server = RunServer(runs, guest=guest)
     assert server.get_request_handler("com.example/odd") is not None
     assert server.get_request_handler("com.example/even") is None
+    asking = cast("ServerRequestContext", SimpleNamespace(request=None, method="com.example/odd"))
+    for scope, refused in ((RUN, False), (WATCH, True)):
+        guarded = RunServer(runs, guest=guest, local=Access.of("ann", [scope]))
+        entry = guarded.get_request_handler("com.example/odd")
+        assert entry is not None
+        with pytest.raises(MCPError) if refused else contextlib.nullcontext():
+            await entry.handler(asking, RequestParams())
 
 
 async def test_headers_are_compared_with_the_right_schema() -> None:
