@@ -16,6 +16,7 @@ import anyio.to_thread
 from tailrace.market_news.articles import Article, read
 from tailrace.market_news.downloads import Download, Downloads, Unavailable
 from tailrace.market_news.feeds import SAMPLES, Feed
+from tailrace.market_news.readers import Readers
 from tailrace.market_news.settings import Settings
 
 MIN_AGE: Final = 0.9
@@ -24,9 +25,6 @@ whoever asks once a second must not be told what was a second ago.
 """
 
 _log: Final = logging.getLogger(__name__)
-
-# To parse computes, and holds the interpreter. More threads would only be in each other's way.
-_READERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Newsroom:
         self._downloads = Downloads(settings.user_agent)
         self._editions = {feed: Edition() for feed in settings.feeds}
         self._under_way: dict[Feed, asyncio.Task[None]] = {}
-        self._readers = anyio.CapacityLimiter(_READERS)
+        self._readers = Readers()
         self._sample: tuple[Article, ...] | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,6 +82,7 @@ class Newsroom:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._readers.close()
         await self._downloads.__aexit__(*exc)
 
     @property
@@ -147,7 +146,8 @@ class Newsroom:
             if found is None or _is_same(found, before.download):
                 edition = replace(before, problem=before.flaw)
             else:
-                edition = _edition(before, found, *await self._read(found, feed))
+                told = await self._readers.read(found.body, feed, found.content_type)
+                edition = _edition(before, found, *told)
         except Unavailable as error:
             # What it said before is true still.
             until = asked_at + error.pause
@@ -158,19 +158,9 @@ class Newsroom:
             edition = replace(before, problem=f"It could not be read ({type(error).__name__}).")
         self._editions[feed] = replace(edition, asked_at=asked_at)
 
-    async def _read(self, found: Download, feed: Feed) -> tuple[list[Article], str | None]:
-        return await anyio.to_thread.run_sync(
-            read,
-            found.body,
-            feed,
-            found.content_type,
-            limiter=self._readers,
-            abandon_on_cancel=True,
-        )
-
     async def _samples(self) -> tuple[Article, ...]:
         if self._sample is None:
-            self._sample = await anyio.to_thread.run_sync(samples, limiter=self._readers)
+            self._sample = await anyio.to_thread.run_sync(samples)
         return self._sample
 
 

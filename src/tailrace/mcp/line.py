@@ -44,6 +44,14 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 # A server could answer with pages for ever.
 _MAX_PAGES: Final = 100
 
+MAX_TOOLS: Final = 1000
+"""Of one upstream; those it names first."""
+
+MAX_ANSWER: Final = 8 * 1024 * 1024
+"""Bytes of an answer that is no stream of events: it is held as a whole, several times over."""
+
+_STREAM: Final = "text/event-stream"
+
 
 class Line:
     """The way to one upstream, for one event loop.
@@ -158,7 +166,7 @@ class Line:
 
     @staticmethod
     async def tools(client: Client) -> list[Tool]:
-        """All that the upstream offers."""
+        """What the upstream offers, at most MAX_TOOLS."""
         found: list[Tool] = []
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
@@ -166,9 +174,9 @@ class Line:
                 page = await client.list_tools(cursor=cursor, cache_mode="bypass")
             found += page.tools
             cursor = page.next_cursor
-            if cursor is None:
+            if cursor is None or len(found) >= MAX_TOOLS:
                 break
-        return found
+        return found[:MAX_TOOLS]
 
     async def changes(self, client: Client, changed: Callable[[], None]) -> None:
         """Call `changed` whenever other tools are offered. Returns where nobody tells so in this
@@ -207,10 +215,46 @@ def _introduce(client: Client, tool: Tool) -> None:
         absorb(ListToolsResult(tools=[tool]), complete=False)
 
 
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends with an error where it becomes too large."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._body:
+            size += len(piece)
+            if size > MAX_ANSWER:
+                raise ToolFailed(
+                    f"The upstream answers with more than {MAX_ANSWER // 1024 // 1024} MiB.",
+                    fix="Have it answer in parts, or with less.",
+                )
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        # A KiB of it may hold a MiB.
+        raise ToolFailed(
+            "The upstream packs its answers, and was asked not to.",
+            fix="Switch off the compression for its MCP endpoint.",
+        )
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != _STREAM and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Bounded(response.stream)
+
+
 def _pool(address: Address, headers: Mapping[str, str]) -> httpx2.AsyncClient:
     parts = urlsplit(str(address.url))
+    asked = httpx2.Headers(dict(headers))
+    asked["accept-encoding"] = "identity"
     return httpx2.AsyncClient(
-        headers=dict(headers),
+        headers=asked,
+        event_hooks={"response": [_bound]},
         # By default 100: the next call waits until another has ended, and then all of them fail.
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
         timeout=httpx2.Timeout(CONNECT_SECONDS, read=address.silence, pool=None),

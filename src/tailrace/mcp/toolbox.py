@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import re
@@ -16,7 +17,7 @@ from tailrace.engine import Engine
 from tailrace.mcp import faults, schema
 from tailrace.mcp.address import Address
 from tailrace.mcp.feed import Feed
-from tailrace.mcp.line import Line, heard
+from tailrace.mcp.line import MAX_TOOLS, Line, heard
 from tailrace.operations import Operation, Traits
 from tailrace.run import Run, RunContext
 
@@ -35,7 +36,7 @@ _LAST_SECONDS: Final = 30.0
 # As the protocol has it ("Tools", "Tool Names"): no line end can come in by it.
 _NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}", re.ASCII)
 _MAX_DESCRIPTION: Final = 8000
-_MAX_TOOLS: Final = 1000
+_MAX_SCHEMA: Final = 64 * 1024
 
 logger = logging.getLogger("tailrace.mcp")
 
@@ -134,7 +135,7 @@ class Toolbox:
 
     def _offer(self, tools: Iterable[Tool]) -> None:
         """Have exactly these as operations."""
-        wanted = {tool.name: tool for tool in list(tools)[:_MAX_TOOLS]}
+        wanted = {tool.name: tool for tool in list(tools)[:MAX_TOOLS]}
         for name, (tool, operation) in list(self._offered.items()):
             if wanted.get(name) != tool:
                 self._engine.operations.remove(operation)
@@ -152,6 +153,9 @@ class Toolbox:
         name = f"{self._address.name}.{tool.name}"
         if _NAME.fullmatch(tool.name) is None:
             logger.warning("A tool of %s has a name that cannot be used", self._address.name)
+            return None
+        if len(json.dumps(tool.input_schema)) > _MAX_SCHEMA:
+            logger.warning("%s is not offered: its schema is larger than 64 KiB", name)
             return None
 
         async def call(run: RunContext, arguments: dict[str, Any]) -> Any:

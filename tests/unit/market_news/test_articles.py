@@ -120,6 +120,13 @@ def test_long_text_is_cut() -> None:
     assert len(plain("x" * 10_000_000, 300)) == 300
 
 
+@pytest.mark.parametrize("begins", ["<!--", "<script>", "<style ", "&lt;!--", "<"])
+def test_markup_without_an_end_takes_no_time(begins: str) -> None:
+    began = time.process_time()
+    assert len(plain(begins * 100_000, 2000)) <= 2000
+    assert time.process_time() - began < 0.1, "each beginning looks for its end"
+
+
 def test_markup_in_a_title() -> None:
     assert only(newsstand.rss("<b>Up</b> & <script>x</script>down")).title == "Up & down"
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from tailrace.market_news import newsroom
-from tailrace.market_news.articles import read as read_articles
 from tailrace.market_news.feeds import Feed
 from tailrace.market_news.newsroom import Issue, Newsroom, Problem, samples
+from tailrace.market_news.readers import Readers
 from tailrace.market_news.settings import Settings
 from tests.newsstand import MALFORMED, Newsstand, atom, rss
 from tests.waiting import soon, until
@@ -89,14 +88,14 @@ async def test_what_has_not_changed_is_not_read_again(
     made: Callable[..., Any], stand: Newsstand, now: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 0
-    real = read_articles
+    real = Readers.read
 
-    def read(*args: Any) -> Any:
+    async def read(*args: Any) -> Any:
         nonlocal count
         count += 1
-        return real(*args)
+        return await real(*args)
 
-    monkeypatch.setattr(newsroom, "read", read)
+    monkeypatch.setattr(Readers, "read", read)
     feeds = [
         Feed("A", stand.put("/a", rss("one"), headers={"etag": '"1"'})),
         Feed("B", stand.put("/b", rss("two"))),
@@ -228,10 +227,10 @@ async def test_a_fault_of_ours_is_a_problem_of_the_feed(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def read(*args: Any) -> Any:
+    async def read(*args: Any) -> Any:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(newsroom, "read", read)
+    monkeypatch.setattr(Readers, "read", read)
     room = await made(Feed("A", stand.put("/a", rss("x"))))
     issue = await room.latest(patience=10)
     assert issue.problems == (Problem("A", "It could not be read (RuntimeError)."),)

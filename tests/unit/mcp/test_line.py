@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import httpx2
 import pytest
-from mcp import ClientSession, MCPError
+from mcp import Client, ClientSession, MCPError
 from mcp.client.streamable_http import StreamableHTTPTransport
-from mcp_types import CallToolResult, Tool
+from mcp_types import CallToolResult, ListToolsResult, Tool
 
 from tailrace.engine import Engine
 from tailrace.errors import BufferFull, RunFailed, ServerUnreachable
 from tailrace.mcp import line as line_module
 from tailrace.mcp.address import Address, address
-from tailrace.mcp.faults import fault, is_unsent, leaves
+from tailrace.mcp.faults import ToolFailed, fault, is_unsent, leaves
 from tailrace.mcp.feed import Feed
 from tailrace.mcp.line import Line
 from tailrace.run import RunContext
@@ -187,6 +188,87 @@ async def test_a_cancel_is_not_hidden_by_what_fails_at_the_same_time() -> None:
         await asyncio.wait((task,), timeout=5)
         assert task.cancelled()
     await one.close()
+
+
+@asynccontextmanager
+async def talker(size: int, *heads: str) -> AsyncIterator[tuple[str, list[int]]]:
+    """A server that answers everything with `size` bytes; its URL, and how many it could send."""
+    sent = [0]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            lines = ["HTTP/1.1 200 OK", *heads, f"content-length: {size}", "connection: close"]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            for _ in range(0, size, 65536):
+                writer.write(b" " * 65536)
+                await writer.drain()
+                sent[0] += 65536
+        except (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp", sent
+
+
+BIG = 64 * 1024 * 1024
+
+
+async def test_an_answer_of_any_size_is_not_taken() -> None:
+    async with talker(BIG, "content-type: application/json") as (url, sent):
+        one = line(address("market", {"url": url}))
+        with pytest.raises(BaseException) as raised:  # noqa: PT011 - a group of groups
+            await soon(in_run(one, "pair"))
+        assert "more than 8 MiB" in str(raised.value)
+        await one.close()
+        assert sent[0] < BIG, "it is left where the bound is"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; x=text/event-stream", ""])
+async def test_what_is_no_stream_has_a_bound(kind: str) -> None:
+    async with talker(BIG, f"content-type: {kind}") as (url, _):
+        one = line(address("market", {"url": url}))
+        assert one._http is not None
+        with pytest.raises(ToolFailed, match="more than 8 MiB"):
+            await soon(one._http.get(url))
+        await one.close()
+
+
+async def test_a_stream_has_none() -> None:
+    size = 10 * 1024 * 1024
+    async with talker(size, "content-type: text/event-stream; charset=utf-8") as (url, _):
+        one = line(address("market", {"url": url}))
+        assert one._http is not None
+        assert len((await soon(one._http.get(url))).content) == size
+        await one.close()
+
+
+async def test_what_is_packed_is_not_unpacked() -> None:
+    heads = ("content-type: application/json", "content-encoding: gzip")
+    async with talker(65536, *heads) as (url, _):
+        one = line(address("market", {"url": url}), **{"Accept-Encoding": "gzip"})
+        assert one._http is not None
+        assert one._http.headers.get_list("accept-encoding") == ["identity"]
+        with pytest.raises(ToolFailed, match="packs its answers"):
+            await soon(one._http.get(url))
+        await one.close()
+
+
+async def test_a_list_without_end() -> None:
+    class Endless:
+        asked = 0
+
+        async def list_tools(self, **_: Any) -> ListToolsResult:
+            self.asked += 1
+            some = [Tool(name=f"t{n}", input_schema={}) for n in range(300)]
+            return ListToolsResult(tools=some, next_cursor="more")
+
+    client = Endless()
+    assert len(await Line.tools(cast("Client", client))) == line_module.MAX_TOOLS
+    assert client.asked == 4
 
 
 async def test_other_tools_are_heard_of() -> None:

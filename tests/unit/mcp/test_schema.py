@@ -91,3 +91,49 @@ def test_an_input_without_end_is_left_to_whoever_made_the_schema() -> None:
     for _ in range(5000):
         deep = {"a": deep}
     guard("x", {"properties": {"a": {"$ref": "#"}}})(deep)
+
+
+DOUBLING = {
+    "$ref": "#/$defs/d0",
+    "$defs": {
+        f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} if n < 40 else {} for n in range(41)
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        DOUBLING,
+        {"properties": {"rows": {**DOUBLING, "$defs": {}, "unevaluatedItems": False}},
+         "$defs": DOUBLING["$defs"]},
+        {"properties": {"rows": {"uniqueItems": True}}},
+        {"properties": {"rows": {"items": {"enum": [{"a": [n]} for n in range(9_000)]}}}},
+    ],
+)  # fmt: skip
+def test_a_schema_that_takes_too_long_refuses_nothing(schema: dict[str, Any]) -> None:
+    rows = [{"a": [n]} for n in range(9_000)]
+    began = time.monotonic()
+    guard("x", schema)({"rows": rows})
+    assert time.monotonic() - began < 5, "it would take longer than there are people"
+
+
+def test_each_check_has_steps_of_its_own() -> None:
+    check = guard("x", {"properties": {"rows": {"items": {"type": "integer"}}}})
+    for _ in range(3):
+        check({"rows": [1] * 6000})
+    with pytest.raises(InputInvalid, match=r"rows\.5999: must be of type integer"):
+        check({"rows": [1] * 5999 + ["no"]})
+
+
+@pytest.mark.parametrize("dialect", ["draft-07/schema#", "draft/2020-12/schema"])
+def test_a_part_in_another_dialect_brings_no_expressions_back(dialect: str) -> None:
+    named = {"$schema": f"http://json-schema.org/{dialect}"}
+    text = "a" * 40 + "!"
+    began = time.monotonic()
+    guard("x", {"properties": {"a": {**named, **HARD}}})({"a": text})
+    whole = {**named, "properties": {"a": HARD, "b": {"$ref": "#"}}}
+    guard("x", whole)({"b": {"a": text}})
+    assert time.monotonic() - began < 1
+    with pytest.raises(InputInvalid):
+        guard("x", whole)({"b": {"a": 1}})

@@ -140,6 +140,13 @@ async def test_a_server_with_endless_tools(engine: Engine) -> None:
     assert len(engine.operations.get("market.t1").description) == 8000
 
 
+async def test_a_schema_that_is_too_large(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    large = {"type": "object", "description": "x" * 70_000, "maximum": 10**30}
+    box(engine)._offer([tool("large", schema=large), tool()])
+    assert offered(engine) == ["market.news"]
+    assert "market.large is not offered: its schema is larger than 64 KiB" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("answer", "result"),
     [
