@@ -49,9 +49,14 @@ class Tickets:
         """
         now = self._clock()
         try:
-            known, principal, ends_at, number = self._signed.loads(ticket)
+            told = self._signed.loads(ticket)
+            # Base64 can be written in several ways, and a ticket in one.
+            is_ours = self._signed.dumps(told) == ticket
         except (BadData, UnicodeEncodeError):
-            raise Unauthorized("This is no ticket of this server.", fix=_FIX) from None
+            is_ours = False
+        if not is_ours:
+            raise Unauthorized("This is no ticket of this server.", fix=_FIX)
+        known, principal, ends_at, number = told
         if known != run:
             raise Unauthorized("This ticket is for another run.", fix=_FIX)
         if now >= ends_at:
