@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
-from tailrace.http.access import check, identified
+from tailrace.http.access import identified
 from tailrace.http.origins import Gate
 from tailrace.http.tickets import SECONDS, Tickets
 from tailrace.protocol.access import SCOPES, WATCH
@@ -293,7 +293,7 @@ async def pieces(count: int = PIECES) -> dict[str, float]:
             "Host": lambda: entrance.origins.decide("GET", headers),
             "Host and Origin": lambda: entrance.origins.decide("GET", origin),
             "who has the key": lambda: entrance.identify(Request(_scope("GET", "/runs", keyed))),
-            "a scope": lambda: check(access, WATCH),
+            "a scope": lambda: access.check(WATCH),
             "a ticket, made and used": ticket,
         }
         found = {name: await cost(count, _awaitable(go)) for name, go in asked.items()}

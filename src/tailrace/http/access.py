@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.engine import Engine
-from tailrace.errors import ScopeMissing, Unauthorized
+from tailrace.errors import Unauthorized
 from tailrace.http import body
 from tailrace.http.audit import audited, is_audited
 from tailrace.http.limits import UNKNOWN, Fields
@@ -110,7 +110,7 @@ async def admit(engine: Engine, request: Request, need: str) -> Fields:
     if need == RUN and request.method == "GET" and returning(request):
         # An `EventSource` has lost its connection; nothing is started.
         need = WATCH
-    check(access, need)
+    access.check(need)
     return () if engine.rates is None else await engine.rates.admit(request.scope, need)
 
 
@@ -217,15 +217,6 @@ def _needed(method: str, path: str) -> str:
     # Included with a prefix, it has something in front.
     known = (known for m, known in NEEDS if m == method and path.endswith(known))
     return NEEDS.get((method, max(known, default="", key=len)), ADMIN)
-
-
-def check(access: Access, scope: str) -> None:
-    """Raises ScopeMissing."""
-    if not access.may(scope):
-        raise ScopeMissing(
-            f"This key has not the scope {scope!r}.",
-            fix=f"Use one that has: tailrace keys create --name NAME --scopes {scope}",
-        )
 
 
 def mounted(scope: Scope) -> tuple[str, str]:

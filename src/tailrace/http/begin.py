@@ -17,12 +17,12 @@ from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import CursorMalformed, OriginForbidden, RunUnknown
 from tailrace.http.access import asker, returning
-from tailrace.http.limits import caller
 from tailrace.http.origins import is_strangers
 from tailrace.http.stream import RunStream, Telling
 from tailrace.projections import Projection
 from tailrace.projections.contract import ServerSent
 from tailrace.projections.named import Named
+from tailrace.protocol.access import caller
 from tailrace.protocol.cursor import Cursor, parse
 from tailrace.protocol.runs import RunRecord, check_run_id
 from tailrace.protocol.wire import RUN

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from tailrace.engine import Engine
 from tailrace.errors import TailraceError, TooManyRequests
 from tailrace.http import problems
-from tailrace.http.access import check, identified, mounted
+from tailrace.http.access import identified, mounted
 from tailrace.http.asking import Asked, asked
 from tailrace.http.audit import audited
 from tailrace.http.runs import check_seats, told
@@ -54,7 +54,7 @@ class Crowd:
         access: Access | None = None
         try:
             access = await identified(self._engine, scope)
-            check(access, WATCH)
+            access.check(WATCH)
             if self._engine.rates is not None:
                 await self._engine.rates.admit(scope, WATCH)
             record = await self._engine.watchable(match[1], access.sees)

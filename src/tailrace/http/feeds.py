@@ -19,11 +19,11 @@ from starlette.types import Message, Receive, Scope, Send
 from tailrace.cohort import Manner
 from tailrace.errors import TailraceError
 from tailrace.http import cut
-from tailrace.http.limits import caller
 from tailrace.http.outlets import listening
 from tailrace.hub import Hub
 from tailrace.outlet import End, is_gone
 from tailrace.protocol import events
+from tailrace.protocol.access import caller
 from tailrace.protocol.problems import document
 from tailrace.protocol.wire import RETRY_AFTER_SHUTDOWN_MS, STREAM_HEADERS
 from tailrace.pulse import LEAVE_SECONDS, Act, Pulse

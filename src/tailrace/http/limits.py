@@ -6,12 +6,10 @@ whatever the address; all others are told apart by nothing but that.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from limits import RateLimitItem, parse_many
@@ -21,7 +19,7 @@ from starlette.types import Scope
 
 from tailrace.errors import SettingsInvalid, TooManyRequests
 from tailrace.http.windows import Windows
-from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, WHO, Access
+from tailrace.protocol.access import CANCEL, EMIT, RUN, SCOPES, WATCH, caller
 from tailrace.seats import Seats
 
 NONE: Final = "none"
@@ -154,37 +152,6 @@ SERVED: Final = Limits(
 """Those of `tailrace serve`."""
 
 
-class Caller(NamedTuple):
-    """Whose bucket a request goes to, and whether it is known who that is."""
-
-    name: str
-    is_known: bool
-
-
-def caller(scope: Scope) -> Caller:
-    """Who is counted for a request."""
-    access = scope.get(WHO)
-    if isinstance(access, Access) and access != OPEN:
-        return Caller(f"principal:{access.principal}", is_known=True)
-    client = scope.get("client")
-    # Without an address, all that come by a socket of Unix.
-    return Caller(_address(str(client[0]) if client else ""), is_known=False)
-
-
-@lru_cache(maxsize=1024)
-def _address(host: str) -> str:
-    if ":" in host:
-        try:
-            number = ipaddress.IPv6Address(host)
-        except ValueError:
-            return f"address:{host}"
-        if number.ipv4_mapped is not None:
-            return f"address:{number.ipv4_mapped}"
-        # Whoever has one has 2**64 of them.
-        return f"address:{ipaddress.IPv6Address(int(number) >> 64 << 64)}/64"
-    return f"address:{host}"
-
-
 class Rates:
     """Counts how often each asks; the counters are one engine's. `storage`: where they are kept;
     None: in this process.
@@ -245,4 +212,4 @@ class Rates:
         return told, seconds
 
 
-__all__ = ["CAPS", "NONE", "SERVED", "UNKNOWN", "Caller", "Fields", "Limits", "Rates", "caller"]
+__all__ = ["CAPS", "NONE", "SERVED", "UNKNOWN", "Fields", "Limits", "Rates"]

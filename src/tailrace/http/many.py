@@ -28,7 +28,7 @@ from tailrace.errors import (
     Unauthorized,
 )
 from tailrace.http import problems
-from tailrace.http.access import again, check
+from tailrace.http.access import again
 from tailrace.http.feeds import Streaming
 from tailrace.outlet import End
 from tailrace.projections import stream
@@ -201,7 +201,7 @@ class Many:
             raise Unauthorized(
                 str(error.detail), fix="Come back with a key that is good."
             ) from error
-        check(access, WATCH)
+        access.check(WATCH)
         return access.sees
 
     async def _join(self, run: str, known: tuple[int, dict[str, Cursor]] | None) -> None:

@@ -17,7 +17,6 @@ from tailrace.eventlog.contract import Append, Producer, progressed
 from tailrace.http import openapi
 from tailrace.http.access import asker, guarding, mounted
 from tailrace.http.asking import Asked, asked, cursor
-from tailrace.http.limits import caller
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
 from tailrace.http.problems import PRIVATE, nothing
@@ -27,6 +26,7 @@ from tailrace.http.tickets import SECONDS, tickets
 from tailrace.projections import Projection
 from tailrace.projections.json import page
 from tailrace.projections.output import Output
+from tailrace.protocol.access import caller
 from tailrace.protocol.cursor import Cursor, Kind, Resume, resume
 from tailrace.protocol.events import OUTPUT, emitted, to_json
 from tailrace.protocol.lifecycle import State

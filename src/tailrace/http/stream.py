@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from tailrace.cohort import Manner
 from tailrace.errors import CursorFromFuture, LogError, RunUnknown, TooManyRequests
 from tailrace.http import problems
-from tailrace.http.limits import caller
 from tailrace.http.outlets import AsgiOutlet, opened
 from tailrace.hub import Hub
 from tailrace.outlet import Outlet, is_gone
+from tailrace.protocol.access import caller
 from tailrace.protocol.cursor import Cursor, Kind, Resume
 from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
 from tailrace.seats import Seat

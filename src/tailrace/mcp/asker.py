@@ -85,14 +85,11 @@ class Asker:
         the scope, or asks too often.
         """
         access = self.who(ctx)
-        if not access.may(scope):
-            self.note(ctx, None, ScopeMissing.status, tool)
-            refuse(
-                ScopeMissing(
-                    f"This key has not the scope {scope!r}.",
-                    fix=f"Use one that has: tailrace keys create --name NAME --scopes {scope}",
-                )
-            )
+        try:
+            access.check(scope)
+        except ScopeMissing as error:
+            self.note(ctx, None, error.status, tool)
+            refuse(error)
         await self._count(ctx, scope, tool)
         return access
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tailrace.engine import Engine
 from tailrace.errors import LogClosed, TailraceError, TooManyRequests
 from tailrace.mcp.asks import Asks
-from tailrace.protocol.access import OPEN, WHO, Access
+from tailrace.protocol.access import caller
+from tailrace.protocol.events import to_json
 
 if TYPE_CHECKING:
     from tailrace.mcp.asker import Note
@@ -147,7 +148,7 @@ class _Exchange:
 @contextlib.contextmanager
 def seat(engine: Engine, scope: Scope) -> Iterator[None]:
     """What may be a stream takes a seat like the others. Raises TooManyRequests."""
-    who = caller(scope)
+    who = caller(scope).name
     engine.hub.seats.check(who)
     taken = engine.hub.seats.take(who)
     try:
@@ -156,19 +157,8 @@ def seat(engine: Engine, scope: Scope) -> Iterator[None]:
         taken.free()
 
 
-def caller(scope: Scope) -> str:
-    """Whose streams are counted together."""
-    access = scope.get(WHO)
-    if isinstance(access, Access) and access != OPEN:
-        return f"principal:{access.principal}"
-    client = scope.get("client")
-    return f"address:{client[0] if client else ''}"
-
-
 async def refuse(error: TailraceError, send: Send) -> None:
     """Answer a request that never came to the protocol."""
-    import orjson  # noqa: PLC0415
-
     told = {
         "jsonrpc": "2.0",
         "id": None,
@@ -181,4 +171,4 @@ async def refuse(error: TailraceError, send: Send) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     head = {"type": "http.response.start", "status": error.status}
     await send(head | {"headers": [(b"content-type", b"application/json"), *headers]})
-    await send({"type": "http.response.body", "body": orjson.dumps(told)})
+    await send({"type": "http.response.body", "body": to_json(told)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final, cast, get_args
 
@@ -10,9 +9,9 @@ import mcp_types as types
 
 from tailrace.mcp.asker import Context, connection
 from tailrace.protocol.events import LOG, OUTPUT, PROGRESS, Event
+from tailrace.protocol.jsonrpc import level, number
 
 _LEVELS: Final[tuple[str, ...]] = get_args(types.LoggingLevel)
-_SYNONYMS: Final = {"warn": "warning", "fatal": "critical", "trace": "debug"}
 _HAIR: Final = 2.0**-40
 _LEVEL: Final = "tailrace.level"
 _MODERN_LEVEL: Final = "io.modelcontextprotocol/logLevel"
@@ -26,8 +25,8 @@ class Steps:
 
     def next(self, told: Mapping[str, Any]) -> tuple[float, float | None, str | None]:
         """A `progress` event's payload as (progress, total, message)."""
-        current, total = _number(told.get("current")), _number(told.get("total"))
-        percent = _number(told.get("percent"))
+        current, total = number(told.get("current")), number(told.get("total"))
+        percent = number(told.get("percent"))
         if current is None and percent is not None:
             current, total = percent, 100.0
         words = [str(told[key]) for key in ("step", "message") if told.get(key) is not None]
@@ -43,12 +42,6 @@ class Steps:
             # Shown, it is the same number.
             self._last = last + max(abs(last), 1.0) * _HAIR
         return self._last
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
 
 
 class Relay:
@@ -71,9 +64,7 @@ class Relay:
             await self._ctx.session.report_progress(*self._steps.next(event.payload))
         elif event.type == LOG:
             told = event.payload
-            level = str(told.get("level", "info")).lower()
-            level = _SYNONYMS.get(level, level)
-            await self._log(level if level in _LEVELS else "info", told.get("message"), told)
+            await self._log(level(told), told.get("message"), told)
         elif event.type == OUTPUT and self._least == "debug":
             await self._log("debug", event.payload.get("text"), {}, event.payload.get("stream"))
 

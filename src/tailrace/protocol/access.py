@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+import ipaddress
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from tailrace.errors import ScopeMissing
 
 RUN: Final = "run"
 WATCH: Final = "watch"
@@ -35,6 +39,14 @@ class Access(NamedTuple):
         """Whether it has the scope."""
         return scope in self.scopes or ADMIN in self.scopes
 
+    def check(self, scope: str) -> None:
+        """Raises ScopeMissing, if it has not the scope."""
+        if not self.may(scope):
+            raise ScopeMissing(
+                f"This key has not the scope {scope!r}.",
+                fix=f"Use one that has: tailrace keys create --name NAME --scopes {scope}",
+            )
+
     @property
     def sees(self) -> str | None:
         """Whose runs it sees; None for everybody's."""
@@ -46,3 +58,34 @@ WHO: Final = "tailrace.access"
 
 OPEN: Final = Access.of(LOCAL)
 """What everybody has where nobody is told apart."""
+
+
+class Caller(NamedTuple):
+    """Whose bucket a request goes to, and whether it is known who that is."""
+
+    name: str
+    is_known: bool
+
+
+def caller(scope: Mapping[str, Any]) -> Caller:
+    """Who is counted for a request."""
+    access = scope.get(WHO)
+    if isinstance(access, Access) and access != OPEN:
+        return Caller(f"principal:{access.principal}", is_known=True)
+    client = scope.get("client")
+    # Without an address, all that come by a socket of Unix.
+    return Caller(_address(str(client[0]) if client else ""), is_known=False)
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str) -> str:
+    if ":" in host:
+        try:
+            number = ipaddress.IPv6Address(host)
+        except ValueError:
+            return f"address:{host}"
+        if number.ipv4_mapped is not None:
+            return f"address:{number.ipv4_mapped}"
+        # Whoever has one has 2**64 of them.
+        return f"address:{ipaddress.IPv6Address(int(number) >> 64 << 64)}/64"
+    return f"address:{host}"

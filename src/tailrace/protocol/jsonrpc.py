@@ -100,16 +100,23 @@ def _is_block(value: Any) -> bool:
     return isinstance(kind, str) and kind in _BLOCKS
 
 
-def _number(value: Any) -> float | None:
-    """JSON has neither of them, but whoever wrote the event may have had."""
+def number(value: Any) -> float | None:
+    """A number that JSON has; None for what else whoever wrote the event may have had."""
     is_one = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_one and math.isfinite(value) else None
 
 
+def level(payload: Payload) -> str:
+    """The level of a `log` event, in MCP's words."""
+    said = str(payload.get("level", "info")).lower()
+    said = _LEVEL_NAMES.get(said, said)
+    return said if said in _LEVELS else "info"
+
+
 def _progress(payload: Payload) -> Json:
-    done, total = _number(payload.get("current")), _number(payload.get("total"))
+    done, total = number(payload.get("current")), number(payload.get("total"))
     if done is None:
-        done, total = _number(payload.get("percent")), 100
+        done, total = number(payload.get("percent")), 100
         if done is None:
             done, total = 0, None
     told: Json = {"progress": done}
@@ -132,15 +139,13 @@ def _error(type: str, payload: Payload) -> Json:
 
 
 def _log(payload: Payload) -> tuple[str, str, Any]:
-    level = str(payload.get("level", "info")).lower()
-    level = _LEVEL_NAMES.get(level, level)
     said, details = payload.get("message", ""), payload.get("details")
     logger = events.LOG
     if isinstance(details, dict) and isinstance(details.get("logger"), str):
         logger = details["logger"]
         details = {key: value for key, value in details.items() if key != "logger"} or None
     body = said if details is None else {"message": said, "details": details}
-    return level if level in _LEVELS else "info", logger, body
+    return level(payload), logger, body
 
 
 def _output(payload: Payload) -> tuple[str, str, Any]:

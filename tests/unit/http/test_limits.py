@@ -16,8 +16,8 @@ from limits.aio.storage import MemoryStorage
 from tailrace.errors import SettingsInvalid, TooManyRequests, Unauthorized
 from tailrace.facade import Tailrace
 from tailrace.http.access import NEEDS
-from tailrace.http.limits import CAPS, SERVED, UNKNOWN, Limits, Rates, caller
-from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, WHO, Access
+from tailrace.http.limits import CAPS, SERVED, UNKNOWN, Limits, Rates
+from tailrace.protocol.access import CANCEL, EMIT, OPEN, RUN, SCOPES, WATCH, WHO, Access, caller
 from tests.visitor import Visit, Visitor
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,9 @@ import httpx2
 import pytest
 
 from tailrace import Limits, RunContext, Tailrace
-from tailrace.errors import LogClosed
-from tailrace.mcp.face import McpFace
+from tailrace.errors import LogClosed, TooManyRequests
+from tailrace.mcp.face import McpFace, seat
+from tailrace.seats import Seats
 from tests.callers import ERAS, LEGACY, MODERN, client, served, text
 from tests.waiting import soon, until
 
@@ -160,3 +161,15 @@ async def test_what_the_log_says_is_an_answer(monkeypatch: pytest.MonkeyPatch) -
         answer = await http.post(f"http://127.0.0.1:{port}/", json=_HELLO, headers=_HEADERS)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == -32603
+
+
+async def test_a_caller_has_one_bucket_whichever_face_it_asks() -> None:
+    """Whoever has an IPv6 address has 2**64 of them."""
+    runs, _ = app()
+    runs.hub.seats = Seats(each=1)
+    with (
+        seat(runs, {"type": "http", "client": ("2001:db8::1", 5)}),
+        pytest.raises(TooManyRequests),
+        seat(runs, {"type": "http", "client": ("2001:db8::2", 5)}),
+    ):
+        pass
