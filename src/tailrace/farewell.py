@@ -23,6 +23,31 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
+def stopped(stop: Callable[[], None]) -> Iterator[None]:
+    """Have a signal call `stop` and nothing else: uvicorn raises it again after its end, which
+    would make a proper stop look like a death. Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop()
+
+    numbers = [*_SIGNALS]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # The terminal is closed. By default that would kill us, and leave the scripts behind.
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextlib.contextmanager
 def chained(
     hear: Callable[[], None], end: Callable[[], Awaitable[None]] | None = None
 ) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.farewell import chained, signs
+from tailrace.farewell import chained, signs, stopped
 
 pytestmark = pytest.mark.anyio
 
@@ -220,3 +220,36 @@ async def test_other_objects_of_the_name_are_not_asked(modules: None) -> None:
     await asyncio.sleep(0)
     assert not any(look() for look in signs())
     task.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_and_does_nothing_else(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    calls: list[str] = []
+    with stopped(lambda: calls.append("stop")):
+        signal.raise_signal(number)
+        assert calls == ["stop"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_terminal_that_may_close_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped(lambda: pytest.fail("it was to go on")):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_elsewhere_than_in_the_main_thread_it_leaves_signals_alone() -> None:
+    seen: list[bool] = []
+
+    def enter() -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with stopped(lambda: None):
+            seen.append(signal.getsignal(signal.SIGTERM) is before)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(10)
+    assert seen == [True]

@@ -9,13 +9,11 @@ import contextlib
 import hmac
 import inspect
 import ipaddress
-import signal
 import socket
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.metadata import version
-from types import FrameType
 from typing import Annotated, Any, Final, TypeAlias
 
 import anyio
@@ -26,6 +24,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tailrace.farewell import stopped
 from tailrace.market_news.newsroom import Newsroom
 from tailrace.market_news.selection import Selection, symbol_of
 from tailrace.market_news.settings import Settings
@@ -285,31 +284,10 @@ def serve(
         timeout_graceful_shutdown=_CLOSE_SECONDS,
     )
     server = _Server(config, news, lambda: say(f"Market news at http://{shown}:{port}/mcp"))
-    with _stopped_by_signals(server):
+    with stopped(partial(setattr, server, "should_exit", True)):
         server.run(sockets=[listener])
 
 
 def talk(settings: Settings) -> None:
     """Serve one client by standard input and output, until it closes them."""
     News(settings).mcp.run("stdio")
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """What uvicorn raises again after its end: a proper stop would look like a death."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        server.should_exit = True
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)

@@ -7,14 +7,11 @@ import gc
 import ipaddress
 import math
 import shlex
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -23,6 +20,7 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 from tailrace.errors import SettingsInvalid
 from tailrace.eventlog.contract import Retention
 from tailrace.facade import Tailrace
+from tailrace.farewell import stopped
 from tailrace.http.limits import CAPS, SERVED, Limits
 from tailrace.http.origins import Gate
 from tailrace.mcp.upstream import Upstream
@@ -177,7 +175,7 @@ def serve(settings: Settings, say: Callable[[str], None] = _say) -> None:
             timeout_graceful_shutdown=math.ceil(settings.grace) + _DRAIN_SECONDS,
         )
         server = _Server(config, runs, lambda: say("\n".join(lines)))
-        with _stopped_by_signals(server):
+        with stopped(partial(setattr, server, "should_exit", True)):
             server.run(sockets=[listener])
 
 
@@ -228,31 +226,6 @@ def _found(name: str) -> Any:
             f"There is no app {name!r}: {error}",
             fix="Name a module and its app like main:app, in the folder that main.py is in.",
         ) from None
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(server: _Server) -> Iterator[None]:
-    """Have a signal stop the server and nothing else: uvicorn raises it again after its end,
-    which would make a proper stop look like a death.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        server.should_exit = True
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        # The terminal is closed. By default that would kill us, and leave the scripts behind.
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["build", "listen", "serve", "url"]

@@ -215,7 +215,7 @@ async def test_a_shutdown_ends_streams(
 ) -> None:
     served, seen = serve(settings), Seen()
     async with Client(served.url, mode=mode) as client:
-        calling = asyncio.create_task(stream(client, seen, interval=1, duration=600))
+        calling = asyncio.create_task(stream(client, seen, interval=300, duration=600))
         await until(lambda: len(seen.updates) == 2)
         began = time.monotonic()
         served.uvicorn.should_exit = True
