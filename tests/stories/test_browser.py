@@ -5,16 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser import chromium
+from tests.closed import House
 from tests.needs import needs
 from tests.processes import until
-from tests.stories.test_keys import House
 
 pytestmark = [pytest.mark.slow, needs("chromium")]
 
@@ -86,16 +85,6 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(bypass_csp=True)
     yield context.new_page()
     context.close()
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    try:
-        yield house
-    finally:
-        house.process.terminate()
-        house.process.wait(20)
 
 
 @pytest.fixture
