@@ -36,7 +36,7 @@ class Settings:
     from; without any there is no operation `script`. `grace`: seconds that a run which is
     asked to stop may take. `app`: somebody's ASGI app to serve instead of Tailrace's own, as
     `module:app`. `config`: the file some of it was read from. `keys`: the file with the keys;
-    None: that of this user. `no_auth`: let everybody of this machine in, though there are keys.
+    None: that of this user. `no_auth`: let everybody of this machine in, without a key.
     `allow_host`: further names by which the server is called. `allow_origin`: sites whose pages
     may call it, like https://app.example.com.
 
@@ -205,7 +205,7 @@ _READ: Final[dict[str, tuple[Callable[[Any, Path], Any], str]]] = {
     "audit": (values.file_or_stderr, "Give something like audit.jsonl, or - for stderr."),
     "mask": (values.variables, "Give names like API_TOKEN, of variables that are set."),
     "rates": (values.rates, f"Give something like run=10/minute, or run={values.LIFTED}."),
-    "no_auth": (values.switch, "Leave it out, and keys are asked for once there are any."),
+    "no_auth": (values.switch, "Leave it out, and whoever asks needs a key."),
     "survives": (values.switch, "Leave it out, and scripts end with the server."),
     "at_once": (values.count, "Give how many scripts may run at the same time, like 10."),
     "timeout": (
