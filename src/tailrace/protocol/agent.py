@@ -1,0 +1,94 @@
+"""The events of an agent's turn: what a model says and which tools it calls, as they come.
+
+Every event says by itself what it belongs to, so that whoever tells it in another protocol
+needs to remember nothing, and tells the same bytes each time. `part` names a piece of a model's
+answer, as "2.0": its iteration, from 1, and its place there, from 0. `id` names a call.
+
+session_start    {thread, model, tools: [name], max_iterations}, and for the built-in model `note`
+routed           {route, reason, score, complexity, model}
+iteration_start  {iteration}
+thinking_start   {part}, thinking_chunk {part, chunk}, thinking_end {part}
+text_start       {part}
+text_chunk       {part, chunk, position}: where the chunk begins in all the text of the turn, in
+                 Unicode code points
+text_end         {part, length}
+tool_detected    {part, id, name}: the model begins to write a call
+tool_args        {part, id, name, chunk}: of the call's JSON
+tool_ready       {part, id, name, input}: an object; text, where the model wrote no JSON
+tools_executing  {iteration, count, tools: [{id, name, input}]}
+tool_progress    {id, name, status, iteration, index, count} of one call, where index counts from
+                 1. status is
+                   executing    it begins
+                   progressing  it says how far it is: {current, total, percent, message}, each
+                                of them only if known
+                   completed    {result, finished, duration_seconds}; `truncated`: true, if the
+                                result is text that was cut
+                   failed       {error, finished, duration_seconds}
+                 `finished` counts the calls of the iteration that are over, with this one
+tools_completed  {iteration, completed, failed, total, duration_seconds}
+iteration_end    {iteration, reason, usage: {input_tokens, output_tokens}}; reason is `tools`,
+                 `answer`, or `stopped`
+
+The turn's end is the run's. Its result is {text, parts, iterations, usage, model, route, thread},
+where text is the last iteration's, and parts is the whole turn in its order: {type: text |
+thinking, part, text}, {type: tool, part, id, name, input, status, result | error}. Whatever is
+open is closed before any end but that of a process that dies. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tailrace.protocol.events import to_json
+
+SESSION_START: Final = "session_start"
+ROUTED: Final = "routed"
+ITERATION_START: Final = "iteration_start"
+ITERATION_END: Final = "iteration_end"
+THINKING_START: Final = "thinking_start"
+THINKING_CHUNK: Final = "thinking_chunk"
+THINKING_END: Final = "thinking_end"
+TEXT_START: Final = "text_start"
+TEXT_CHUNK: Final = "text_chunk"
+TEXT_END: Final = "text_end"
+TOOL_DETECTED: Final = "tool_detected"
+TOOL_ARGS: Final = "tool_args"
+TOOL_READY: Final = "tool_ready"
+TOOLS_EXECUTING: Final = "tools_executing"
+TOOL_PROGRESS: Final = "tool_progress"
+TOOLS_COMPLETED: Final = "tools_completed"
+
+EXECUTING: Final = "executing"
+PROGRESSING: Final = "progressing"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+
+CHAT: Final = "chat"
+"""The operation whose runs are turns."""
+
+PREVIEW_CHARACTERS: Final = 200
+"""How much of a tool's result is shown where only an impression is wanted."""
+
+
+def iteration(part: str) -> int:
+    """The iteration that a part belongs to; 0 for what is no part's name."""
+    before, _, _ = part.partition(".")
+    return int(before) if before.isascii() and before.isdecimal() else 0
+
+
+def message_id(run: str, iteration: int) -> str:
+    """What one answer of the model is called: text and calls of an iteration are one message."""
+    return f"{run}.{iteration}"
+
+
+def text_of(result: Any) -> str:
+    """A tool's result as text: itself, or its JSON."""
+    return result if isinstance(result, str) else to_json(result).decode()
+
+
+def preview(result: Any) -> str:
+    """The beginning of a tool's result."""
+    text = text_of(result)
+    if len(text) <= PREVIEW_CHARACTERS:
+        return text
+    return f"{text[: PREVIEW_CHARACTERS - 1]}…"
