@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tailrace.eventlog.retention import Retention
     from tailrace.eventlog.sqlite import SqliteLog
     from tailrace.facade import Tailrace
-    from tailrace.http.eventsource import EventSourceResponse
+    from tailrace.http.eventsource import EventSourceResponse, JSONEventSourceResponse
+    from tailrace.http.items import JSONServerSentEvent, ServerSentEvent
     from tailrace.http.limits import Limits
     from tailrace.operations import Operation
     from tailrace.protocol.access import Access
@@ -48,6 +49,8 @@ __all__ = [
     "Event",
     "EventLog",
     "EventSourceResponse",
+    "JSONEventSourceResponse",
+    "JSONServerSentEvent",
     "Limits",
     "MemoryLog",
     "Operation",
@@ -56,6 +59,7 @@ __all__ = [
     "RunCancelled",
     "RunContext",
     "RunRecord",
+    "ServerSentEvent",
     "SqliteLog",
     "State",
     "Tailrace",
@@ -70,6 +74,8 @@ _HOMES: Final = {
     "Event": "tailrace.protocol.events",
     "EventLog": "tailrace.eventlog.contract",
     "EventSourceResponse": "tailrace.http.eventsource",
+    "JSONEventSourceResponse": "tailrace.http.eventsource",
+    "JSONServerSentEvent": "tailrace.http.items",
     "Limits": "tailrace.http.limits",
     "MemoryLog": "tailrace.eventlog.memory",
     "Operation": "tailrace.operations",
@@ -78,6 +84,7 @@ _HOMES: Final = {
     "RunCancelled": "tailrace.errors",
     "RunContext": "tailrace.run",
     "RunRecord": "tailrace.protocol.runs",
+    "ServerSentEvent": "tailrace.http.items",
     "SqliteLog": "tailrace.eventlog.sqlite",
     "State": "tailrace.protocol.lifecycle",
     "Tailrace": "tailrace.facade",

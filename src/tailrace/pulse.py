@@ -27,13 +27,15 @@ class Act(StrEnum):
 class Pulse:
     """The times of one stream. `tick` is in seconds; None for a stream without ticks. They come
     whatever is sent, or, with `in_silence`, only when nothing was for so long.
-    `heartbeat` is the silence, in seconds, after which a sign of life is due.
+    `heartbeat` is the silence, in seconds, after which a sign of life is due. `deadline`: how long
+    a send may be held up, in seconds; None: `write_deadline`.
     """
 
     write_deadline: ClassVar[float] = WRITE_DEADLINE_SECONDS
 
     __slots__ = (
         "_cut_at",
+        "_deadline",
         "_heartbeat",
         "_in_silence",
         "_is_sign",
@@ -51,8 +53,10 @@ class Pulse:
         heartbeat: float = HEARTBEAT_SECONDS,
         *,
         in_silence: bool = False,
+        deadline: float | None = None,
     ) -> None:
         self._tick = tick
+        self._deadline = self.write_deadline if deadline is None else deadline
         self._in_silence = in_silence
         self._is_sign = False
         self._heartbeat = heartbeat
@@ -107,7 +111,7 @@ class Pulse:
         """When the watcher will have kept the send under way waiting too long."""
         if self.blocked_since is None:
             return None
-        deadline = self.blocked_since + self.write_deadline
+        deadline = self.blocked_since + self._deadline
         if self._leaving_since is not None:
             return min(deadline, max(self.blocked_since, self._leaving_since) + LEAVE_SECONDS)
         return deadline

@@ -1,4 +1,8 @@
-"""What a generator may yield to be told as server-sent events, and generators that block."""
+"""What a generator may yield to be told as server-sent events, and generators that block.
+
+The rules are those of sse-starlette (`framed`) and of FastAPI (`framed_as_json`), as far as they
+agree with the standard: line ends are LF, and an id or event type that has one is refused.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 from tailrace.protocol import sse
@@ -17,22 +22,61 @@ from tailrace.protocol.events import to_json
 _AHEAD: Final = 1000
 
 _KEYS: Final = frozenset({"data", "event", "id", "retry", "comment"})
+_FIELDS: Final = _KEYS | {"sep"}
+
+
+@dataclass(slots=True)
+class ServerSentEvent:
+    """One event, to be yielded by a generator: `data` is text, or what is told as JSON. `retry` is
+    in milliseconds. `sep`, which others take, means nothing here.
+    """
+
+    data: Any = None
+    _: KW_ONLY
+    event: str | None = None
+    id: str | None = None
+    retry: int | None = None
+    comment: str | None = None
+    sep: str | None = None
+
+
+class JSONServerSentEvent(ServerSentEvent):
+    """A `ServerSentEvent` whose data is told as JSON, also where it is text."""
+
+    def __init__(self, data: Any = None, **fields: Any) -> None:
+        super().__init__(None if data is None else to_json(data), **fields)
 
 
 def framed(item: Any) -> bytes:
-    """An item as the bytes that are sent. Raises FieldInvalid, EventInvalid."""
+    """An item as the bytes that are sent: text is data, bytes are sent as they are, a mapping of an
+    event's fields is that event, all else is told as JSON. Raises FieldInvalid, EventInvalid.
+    """
     # By its very type first: most items are of these two, and to ask an ABC takes longer than
     # the rest.
     kind = type(item)
-    if kind is str or kind is bytes or isinstance(item, str | bytes):
+    if kind is str or isinstance(item, str):
         return sse.encode(item)
     if kind is dict or isinstance(item, Mapping):
         if "data" in item and len(item) == 1:
             return sse.encode(_text(item["data"]))
-        return _event(item) if item and item.keys() <= _KEYS else sse.encode(to_json(item))
-    if type(item).__name__ == "ServerSentEvent" and hasattr(item, "data"):
-        return _event(_members(item))
-    return sse.encode(to_json(item))
+        return _event(item) if item and item.keys() <= _FIELDS else sse.encode(to_json(item))
+    if isinstance(item, bytes | bytearray | memoryview):
+        # Whoever yields bytes has framed them.
+        return bytes(item)
+    return _event(_members(item)) if _is_event(item) else sse.encode(to_json(item))
+
+
+def framed_as_json(item: Any) -> bytes:
+    """An item as the bytes that are sent: an event of FastAPI's, of sse-starlette's or of ours is
+    that event, and all else is told as JSON, also text. Raises FieldInvalid, EventInvalid.
+    """
+    return _event(_members(item)) if _is_event(item) else sse.encode(to_json(item))
+
+
+def _is_event(item: Any) -> bool:
+    return hasattr(item, "data") and any(
+        base.__name__ == "ServerSentEvent" for base in type(item).__mro__
+    )
 
 
 def _members(item: Any) -> Mapping[str, Any]:

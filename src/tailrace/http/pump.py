@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from tailrace.clock import Clock
+from tailrace.errors import TailraceError
 from tailrace.farewell import chained, signs
 from tailrace.http.items import framed
 from tailrace.http.outlets import Rest
 from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.perloop import PerLoop
-from tailrace.protocol import sse
+from tailrace.protocol import events, sse
+from tailrace.protocol.events import to_json
+from tailrace.protocol.problems import document
 from tailrace.protocol.wire import HEARTBEAT_SECONDS, RETRY_AFTER_SHUTDOWN_MS, RETRY_MS
 from tailrace.pulse import Act, Pulse
 
@@ -32,6 +37,38 @@ _KEEP_ALIVE: Final = sse.comment("keep-alive")
 # Between two looks at the clock, so many items of a generator that never waits.
 _ITEMS: Final = 64
 
+# A clock that is never asked to look is simplest asked to look in a year.
+_NEVER: Final = 366 * 86_400.0
+
+logger = logging.getLogger("tailrace.http")
+
+
+class Settable(Protocol):
+    """An event of asyncio, anyio or threading."""
+
+    def set(self) -> Any:
+        """Have it happen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Care:
+    """How a stream is kept, and let go. All times are seconds.
+
+    `ping`: the silence after which a sign of life is sent; 0: never. `sign`: what it is, as bytes;
+    None: a comment. `deadline`: how long a send may be held up by a client that does not read.
+    `farewell`: set when the server goes away; the generator then has `grace` to end by itself.
+    `cleanup`: what closing the generator may take; None: as long as it likes. `frame`: an item
+    as the bytes that are sent.
+    """
+
+    ping: float = HEARTBEAT_SECONDS
+    sign: Callable[[], bytes] | None = None
+    deadline: float | None = None
+    farewell: Settable | None = None
+    grace: float = 0.0
+    cleanup: float | None = 30.0
+    frame: Callable[[Any], bytes] = framed
+
 
 class Pump:
     """One generator, and the outlet it is sent to."""
@@ -41,14 +78,17 @@ class Pump:
         outlet: Outlet,
         items: AsyncIterable[Any],
         clock: Clock,
-        ping: float = HEARTBEAT_SECONDS,
+        care: Care | None = None,
     ) -> None:
         self._outlet = outlet
         self._items = aiter(items)
         self._clock = clock
+        self._care = care or Care()
         self._task: Any = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
-        self._pulse = Pulse(time.monotonic(), heartbeat=ping)
+        self._pulse = Pulse(
+            time.monotonic(), heartbeat=self._care.ping or _NEVER, deadline=self._care.deadline
+        )
         self._pending: list[bytes] = []
         self._size = 0
         self._flushed_at = 0.0
@@ -56,15 +96,19 @@ class Pump:
         self._blocked: asyncio.Future[None] | None = None
         self._is_waiting = False
         self._is_sending = False
-        self._is_over = False
+        self.is_over = False
         self._end: End | None = None
+        self._error: BaseException | None = None
+        self._leave_at: float | None = None
 
     async def run(self) -> None:
-        """Send everything; what the generator raises is raised."""
+        """Send everything. What the generator raises is told as an `error` event, after all that it
+        has yielded, and raised.
+        """
         try:
             await self._run()
         finally:
-            self._is_over = True
+            self.is_over = True
 
     async def _run(self) -> None:
         try:
@@ -72,15 +116,26 @@ class Pump:
         except asyncio.CancelledError:
             if self._end is None or self._task.uncancel():
                 raise
+        except Exception as error:  # noqa: BLE001 - raised below, once it is told
+            self._error = self._error or error
         finally:
             await self._close()
         if self._end is not End.LEFT:
-            await self._send()
-            hint = sse.retry(RETRY_AFTER_SHUTDOWN_MS) if self._end is End.SHUTDOWN else b""
-            self._push(Frame(hint + _CLOSING, is_last=True))
-            if self._blocked is not None:
-                await self._blocked
-            self._outlet.close(self._end or End.FINISHED)
+            await self._conclude()
+        if self._error is not None:
+            raise self._error
+
+    async def _conclude(self) -> None:
+        """End the stream properly."""
+        if self._error is not None:
+            self._pending.append(_told(self._error))
+        await self._send()
+        is_shutdown = self._end is End.SHUTDOWN or self._leave_at is not None
+        hint = sse.retry(RETRY_AFTER_SHUTDOWN_MS) if is_shutdown else b""
+        self._push(Frame(hint + _CLOSING, is_last=True))
+        if self._blocked is not None:
+            await self._blocked
+        self._outlet.close(End.SHUTDOWN if is_shutdown else self._end or End.FINISHED)
 
     def _stepped(self, go_on: Callable[[Any], Any], given: Any) -> Any:
         """Take a step of `_gather`, which is over only when the generator, or a send, waits. So it
@@ -93,7 +148,7 @@ class Pump:
         return awaited
 
     async def _gather(self) -> None:
-        append, now = self._pending.append, time.monotonic
+        append, now, framed = self._pending.append, time.monotonic, self._care.frame
         count, until = 0, now() + LINGER_SECONDS
         async for item in self._items:
             frame = framed(item)
@@ -115,8 +170,15 @@ class Pump:
             self._timer.cancel()
             self._timer = None
         close = getattr(self._items, "aclose", None)
-        if close is not None:
-            await close()
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(self._care.cleanup) as bound:
+                await close()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            logger.warning("A generator took over %g s to close", self._care.cleanup)
 
     # --- sending ---------------------------------------------------------------------
 
@@ -177,9 +239,23 @@ class Pump:
 
     def leave(self) -> None:
         """See `rounds.Timed`."""
-        if self._pulse.leave(time.monotonic()):
+        now = time.monotonic()
+        if not self._pulse.leave(now):
+            return
+        if self._care.farewell is not None:
+            self._care.farewell.set()
+        self._leave_at = now + self._care.grace
+        if self._care.grace:
+            self._clock.arm(self, self._leave_at)
+        else:
             self._stop(End.SHUTDOWN)
-            self._clock.arm(self, self._pulse.deadline)
+        self._clock.arm(self, self._pulse.deadline)
+
+    def fail(self, error: BaseException) -> None:
+        """Somebody who feeds the generator has failed: end as if it had."""
+        if self._error is None and not self.is_over:
+            self._error = error
+            self._stop(End.FINISHED)
 
     def _stop(self, end: End) -> None:
         if self._end is None:
@@ -191,12 +267,15 @@ class Pump:
 
     def beat(self, now: float) -> float | None:
         """See `rounds.Timed`."""
-        if self._is_over:
+        if self.is_over:
             return None
+        if self._leave_at is not None and now >= self._leave_at:
+            self._stop(End.SHUTDOWN)
         act, again = self._pulse.beat(now)
         match act:
             case Act.HEARTBEAT:
-                self._pending.append(_KEEP_ALIVE)
+                sign = self._care.sign
+                self._pending.append(_KEEP_ALIVE if sign is None else sign())
                 self._flush()
             case Act.CUT:
                 self._outlet.cut()
@@ -205,7 +284,20 @@ class Pump:
                 self.drop()
             case _:
                 pass
+        if self._leave_at is not None and self._end is None:
+            return min(again, self._leave_at)
         return again
+
+
+def _told(error: BaseException) -> bytes:
+    """What the client is told. Of a stranger's error its type alone: the words may have a query in
+    them, or a path.
+    """
+    if isinstance(error, TailraceError):
+        said = document(error)
+    else:
+        said = {"error": "The stream failed.", "type": type(error).__name__}
+    return sse.encode(to_json(said), event=events.ERROR)
 
 
 class Pumps(PerLoop):

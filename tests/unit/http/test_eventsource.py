@@ -5,11 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import anyio
 import pytest
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 
-from tailrace import EventSourceResponse
+from tailrace import EventSourceResponse, JSONEventSourceResponse
+from tailrace.errors import FieldInvalid
 from tailrace.http import pump
 from tailrace.http.pump import Pumps
 from tests.visitor import Visitor
@@ -191,8 +193,22 @@ async def test_what_it_raises_is_the_servers_to_know() -> None:
     with contextlib.suppress(ZeroDivisionError):
         await visit.task
     assert isinstance(visit.task.exception(), ZeroDivisionError)
-    assert not visit.is_complete
+    # What came before it was not lost, and whoever watches knows why there is no more.
+    failed = b'event: error\ndata: {"error":"The stream failed.","type":"ZeroDivisionError"}\n\n'
+    assert visit.body == OPENING + b"data: one\n\n" + failed + b": end\n"
+    assert visit.is_complete
     assert not Pumps.here()._pumps
+
+
+async def test_an_error_of_ours_says_what_to_do() -> None:
+    async def items() -> AsyncIterator[Any]:
+        yield {"data": "x", "event": "a\nb"}
+
+    visit = Visitor(app(items)).open("GET", "/")
+    with contextlib.suppress(FieldInvalid):
+        await visit.task
+    assert b"event: error\n" in visit.body
+    assert b"field-invalid" in visit.body
 
 
 async def test_a_client_that_does_not_read_holds_the_generator() -> None:
@@ -243,6 +259,221 @@ async def test_background_work_comes_after() -> None:
     background = BackgroundTask(done.append, "done")
     await Visitor(app(lambda: ["one"], background=background)).get("/")
     assert done == ["done"]
+
+
+# --- what sse-starlette's takes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sign"),
+    [
+        ({"ping": 0}, b""),
+        (
+            {"ping": 3, "ping_message_factory": lambda: {"event": "ping", "data": "!"}},
+            b"event: ping\ndata: !\n\n",
+        ),
+    ],
+)
+async def test_no_ping_or_one_of_ones_own(options: dict[str, Any], sign: bytes) -> None:
+    async def items() -> AsyncIterator[str]:
+        await asyncio.Event().wait()
+        yield "never"
+
+    async with Visitor(app(items, **options)).visit("GET", "/") as visit:
+        await visit.told(OPENING)
+        Pumps.here().clock.beat(asyncio.get_running_loop().time() + 3600)
+        await turns()
+        assert visit.body == OPENING + sign
+
+
+async def test_a_deadline_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[object] = []
+    monkeypatch.setattr("tailrace.http.cut.cut", lambda *given: cuts.append(given))
+
+    async def items() -> AsyncIterator[str]:
+        while True:
+            yield "x" * 10_000
+            await asyncio.sleep(0)
+
+    visit = Visitor(app(items, send_timeout=2)).open("GET", "/")
+    await visit.told(b"xxx")
+    visit.stall()
+    (running,) = Pumps.here()._pumps
+    await until(lambda: running._blocked is not None)
+    now = asyncio.get_running_loop().time()
+    Pumps.here().clock.beat(now + 3)
+    assert cuts
+    Pumps.here().clock.beat(now + 5)
+    await until(lambda: visit.is_over)
+
+
+async def test_a_generator_may_say_goodbye() -> None:
+    going = asyncio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        await going.wait()
+        yield "goodbye"
+
+    options: dict[str, Any] = {"shutdown_event": going, "shutdown_grace_period": 5}
+    visit = Visitor(app(items, **options)).open("GET", "/")
+    await visit.told(b"one")
+    Pumps.here().clock.drain()
+    await visit.over()
+    assert visit.body == OPENING + b"data: one\n\ndata: goodbye\n\nretry: 500\n: end\n"
+    assert visit.is_complete
+
+
+async def test_and_is_cancelled_after_its_grace() -> None:
+    going = anyio.Event()
+
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.Event().wait()
+
+    options: dict[str, Any] = {"shutdown_event": going, "shutdown_grace_period": 5}
+    visit = Visitor(app(items, **options)).open("GET", "/")
+    await visit.told(b"one")
+    clock = Pumps.here().clock
+    clock.drain()
+    await turns()
+    assert going.is_set()
+    assert not visit.is_over
+    clock.beat(asyncio.get_running_loop().time() + 6)
+    await visit.over()
+    assert visit.body == OPENING + b"data: one\n\nretry: 500\n: end\n"
+
+
+async def test_closing_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self._left = ["one"]
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> str:
+            if not self._left:
+                raise StopAsyncIteration
+            return self._left.pop()
+
+        async def aclose(self) -> None:
+            await asyncio.Event().wait()
+
+    answer = await Visitor(app(Slow, cleanup_timeout=0.01)).get("/")
+    assert answer.body.endswith(b"data: one\n\n: end\n")
+    assert "to close" in caplog.text
+
+
+async def test_data_from_elsewhere() -> None:
+    ended: list[str] = []
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        await Request(scope, receive).body()
+        give, take = anyio.create_memory_object_stream[str](1)
+
+        async def feed() -> None:
+            async with give:
+                for number in range(3):
+                    await give.send(f"number {number}")
+            ended.append("fed")
+
+        await EventSourceResponse(take, data_sender_callable=feed)(scope, receive, send)
+        await take.aclose()
+
+    answer = await Visitor(served).get("/")
+    told = b"".join(b"data: number %d\n\n" % number for number in range(3))
+    assert answer.body == OPENING + told + b": end\n"
+    assert ended == ["fed"]
+
+
+async def test_who_feeds_it_may_fail() -> None:
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.Event().wait()
+
+    async def feed() -> None:
+        await turns()
+        raise ZeroDivisionError
+
+    visit = Visitor(app(items, data_sender_callable=feed)).open("GET", "/")
+    with contextlib.suppress(ZeroDivisionError):
+        await visit.task
+    assert isinstance(visit.task.exception(), ZeroDivisionError)
+    assert visit.body.count(b"event: error") == 1
+
+
+async def test_it_is_told_who_leaves_and_not_who_has_it_all() -> None:
+    told: list[Any] = []
+
+    async def left(message: Any) -> None:
+        told.append(message)
+
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.Event().wait()
+
+    options: dict[str, Any] = {"client_close_handler_callable": left}
+    await Visitor(app(lambda: ["one"], **options)).get("/")
+    assert not told
+    async with Visitor(app(items, **options)).visit("GET", "/") as visit:
+        await visit.told(b"one")
+    await until(lambda: visit.is_over)
+    assert told == [{"type": "http.disconnect"}]
+
+
+async def test_head_begins_nothing() -> None:
+    begun: list[bool] = []
+
+    async def items() -> AsyncIterator[str]:
+        begun.append(True)
+        yield "one"
+
+    answer = await Visitor(app(items)).ask("HEAD", "/")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.body == b""
+    assert answer.is_complete
+    assert not begun
+
+
+async def test_a_refused_websocket() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    await EventSourceResponse(["no"], 403)({"type": "websocket"}, receive, send)
+    assert {message["type"] for message in sent} == {
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    }
+
+
+async def test_every_item_as_json() -> None:
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        await JSONEventSourceResponse(["one", {"data": 2}])(scope, receive, send)
+
+    answer = await Visitor(served).get("/")
+    assert answer.body == OPENING + b'data: "one"\n\ndata: {"data":2}\n\n: end\n'
+
+
+async def test_a_media_type_of_ones_own() -> None:
+    answer = await Visitor(app(list, media_type="text/event-stream; charset=UTF-8")).get("/")
+    assert answer.headers["content-type"] == "text/event-stream; charset=UTF-8"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"sep": "\t"}, {"ping": -1}, {"send_timeout": float("nan")}, {"cleanup_timeout": -1},
+     {"shutdown_grace_period": -0.1}],
+)  # fmt: skip
+def test_what_cannot_be_meant(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(option))):
+        EventSourceResponse([], **option)
 
 
 def test_the_bounds() -> None:

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from tailrace.errors import FieldInvalid
 from tailrace.http import items
-from tailrace.http.items import framed, threaded
+from tailrace.http.items import JSONServerSentEvent, framed, framed_as_json, threaded
+from tailrace.http.items import ServerSentEvent as OurEvent
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +35,9 @@ class ServerSentEvent:
     ("item", "wire"),
     [
         ("hi", b"data: hi\n\n"),
-        (b"hi", b"data: hi\n\n"),
+        (b"data: hi\n\n", b"data: hi\n\n"),
+        (memoryview(b": hi\n"), b": hi\n"),
+        ({"data": "hi", "sep": "\r\n"}, b"data: hi\n\n"),
         ("two\nlines", b"data: two\ndata: lines\n\n"),
         ({"data": "hi"}, b"data: hi\n\n"),
         ({"data": {"a": 1}}, b'data: {"a":1}\n\n'),
@@ -62,10 +65,42 @@ def test_what_may_be_yielded(item: object, wire: bytes) -> None:
     assert framed(item) == wire
 
 
+@pytest.mark.parametrize(
+    ("item", "wire"),
+    [
+        (OurEvent("hi", id="1", event="x"), b"id: 1\nevent: x\ndata: hi\n\n"),
+        (OurEvent({"a": 1}, sep="\r\n"), b'data: {"a":1}\n\n'),
+        (JSONServerSentEvent("hi", event="x"), b'event: x\ndata: "hi"\n\n'),
+        (JSONServerSentEvent(comment="quiet"), b": quiet\n"),
+    ],
+)
+def test_events_of_our_own(item: object, wire: bytes) -> None:
+    assert framed(item) == wire
+    assert framed_as_json(item) == wire
+
+
+@pytest.mark.parametrize(
+    ("item", "wire"),
+    [
+        ("hi", b'data: "hi"\n\n'),
+        (7, b"data: 7\n\n"),
+        (None, b"data: null\n\n"),
+        ({"data": "hi"}, b'data: {"data":"hi"}\n\n'),
+        (Point(x=1), b'data: {"x":1}\n\n'),
+        (fastapi.sse.ServerSentEvent(data="hi"), b'data: "hi"\n\n'),
+        (fastapi.sse.ServerSentEvent(raw_data="hi"), b"data: hi\n\n"),
+    ],
+)
+def test_all_as_json(item: object, wire: bytes) -> None:
+    assert framed_as_json(item) == wire
+
+
 @pytest.mark.parametrize("item", [{"data": "x", "event": "a\nb"}, {"data": "x", "id": "\0"}])
 def test_nobody_forges_a_frame(item: object) -> None:
     with pytest.raises(FieldInvalid):
         framed(item)
+    with pytest.raises(FieldInvalid):
+        framed(OurEvent(**item))  # type: ignore[arg-type]
 
 
 # --- plain iterables -----------------------------------------------------------------------
