@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from tailrace.protocol.lifecycle import State
     from tailrace.protocol.runs import RunRecord
     from tailrace.run import Run, RunContext, current
+    from tailrace.runners.bars import tqdm
+    from tailrace.runners.logs import RunLogs
+    from tailrace.runners.progress import ProgressLogger
 
 __version__ = "0.1.0"
 
@@ -54,10 +57,12 @@ __all__ = [
     "Limits",
     "MemoryLog",
     "Operation",
+    "ProgressLogger",
     "Retention",
     "Run",
     "RunCancelled",
     "RunContext",
+    "RunLogs",
     "RunRecord",
     "ServerSentEvent",
     "SqliteLog",
@@ -65,6 +70,7 @@ __all__ = [
     "Tailrace",
     "TailraceError",
     "current",
+    "tqdm",
 ]
 
 _HOMES: Final = {
@@ -79,10 +85,12 @@ _HOMES: Final = {
     "Limits": "tailrace.http.limits",
     "MemoryLog": "tailrace.eventlog.memory",
     "Operation": "tailrace.operations",
+    "ProgressLogger": "tailrace.runners.progress",
     "Retention": "tailrace.eventlog.retention",
     "Run": "tailrace.run",
     "RunCancelled": "tailrace.errors",
     "RunContext": "tailrace.run",
+    "RunLogs": "tailrace.runners.logs",
     "RunRecord": "tailrace.protocol.runs",
     "ServerSentEvent": "tailrace.http.items",
     "SqliteLog": "tailrace.eventlog.sqlite",
@@ -90,6 +98,7 @@ _HOMES: Final = {
     "Tailrace": "tailrace.facade",
     "TailraceError": "tailrace.errors",
     "current": "tailrace.run",
+    "tqdm": "tailrace.runners.bars",
 }
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
-from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from tailrace.errors import LogClosed, RunFailed
@@ -20,21 +19,20 @@ from tailrace.protocol.events import Event, emitted
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunRecord, snapshot
 from tailrace.protocol.sse import Decoder
-from tailrace.runners.contract import Sink
+from tailrace.runners.contract import AMBIENT, Sink
+from tailrace.runners.progress import ProgressLogger
 
 Item = TypeVar("Item")
-
-_current: ContextVar[RunContext] = ContextVar("tailrace_run")
 
 _PROGRESS_SECONDS = 0.05
 
 
 def current() -> RunContext:
     """The run whose work is calling. Raises LookupError outside of one."""
-    try:
-        return _current.get()
-    except LookupError:
-        raise LookupError("No run is going on here: current() works inside an operation.") from None
+    run = AMBIENT.get(None)
+    if isinstance(run, RunContext):
+        return run
+    raise LookupError("No run is going on here: current() works inside an operation.")
 
 
 class RunContext(Sink):
@@ -119,14 +117,18 @@ class RunContext(Sink):
         """Iterate (`for` or `async for`) and tell the progress, at most 20 times a second."""
         return Track(self, items, description, total)
 
+    def steps(self, total_steps: int | None = None) -> ProgressLogger:
+        """Tell the progress of work that has steps: `steps.next_step("Load")`."""
+        return ProgressLogger(total_steps, run=self)
+
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Make this the `current()` run."""
-        token = _current.set(self)
+        token = AMBIENT.set(self)
         try:
             yield
         finally:
-            _current.reset(token)
+            AMBIENT.reset(token)
 
 
 class Track(Generic[Item]):

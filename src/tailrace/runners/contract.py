@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from tailrace.errors import RunCancelled
 
@@ -71,3 +72,7 @@ class Sink(ABC):
     @abstractmethod
     async def drain(self) -> None:
         """Wait until every event emitted so far is durable."""
+
+
+AMBIENT: Final[ContextVar[Sink]] = ContextVar("tailrace_run")
+"""Where the work that is going on puts its events."""
