@@ -152,6 +152,16 @@ TABLE: dict[str, Bad] = {
             "true": b"true", "array": b"[1]", "century": b"3155760000",
         }.items()
     },
+    # --- threads
+    **{
+        f"thread-{kind}": wish(count(thread=thread))
+        for kind, thread in {
+            "empty": "", "long": "x" * 201, "very-long": LONG, "line-end": "t\n", "nul": "t\0",
+            "c1": "t\x85", "escape": "\x1b[2J", "number": 7, "array": ["t"], "object": {"a": "t"},
+            "surrogate": "\ud800",
+        }.items()
+    },
+    "thread-busy": wish({"operation": "puppet", "thread": "busy"}, 409, "thread-busy"),
     # --- keys
     "key-long": wish(count(), idempotency_key="x" * 201),
     "key-empty": wish(count(), idempotency_key=""),
@@ -266,6 +276,7 @@ TABLE: dict[str, Bad] = {
             "cursor-unicode": "cursor=%D9%A3", "state-unknown": "state=done",
             "state-case": "state=RUNNING", "state-empty": "state=", "state-long": f"state={LONG}",
             "operation-long": f"operation={LONG}", "q-long": f"q={LONG}",
+            "thread-long": f"thread={LONG}",
         }.items()
     },
     # --- many

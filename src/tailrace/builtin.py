@@ -15,9 +15,10 @@ from pydantic import AfterValidator, Field, Strict
 
 from tailrace.errors import LogClosed, LogError, RunUnknown, SettingsInvalid
 from tailrace.eventlog.contract import EventLog
-from tailrace.operations import Operation, Operations, Traits
+from tailrace.operations import Operation, Traits
 from tailrace.protocol.events import OUTPUT, Event
 from tailrace.protocol.masking import Masks, is_maskable
+from tailrace.registry import Operations
 from tailrace.run import RunContext
 from tailrace.runners.profiles import PROGRAM, Profile, Profiles
 from tailrace.runners.profiles import read as profile_tables

@@ -21,7 +21,7 @@ from tailrace.eventlog.places import open_log
 from tailrace.farewell import chained, signs
 from tailrace.hub import Hub
 from tailrace.lifetime import Lifetime, beside
-from tailrace.operations import Operation, Operations
+from tailrace.operations import Operation
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol.access import LOCAL
 from tailrace.protocol.blocks import Block
@@ -29,6 +29,7 @@ from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal
 from tailrace.protocol.masking import Masks
 from tailrace.protocol.runs import RunQuery, RunRecord, check_run_id, run_id
+from tailrace.registry import Operations
 from tailrace.run import Run, RunContext
 from tailrace.runners.spools import Spools
 from tailrace.supervisor import GRACE_SECONDS, Supervisor
@@ -252,11 +253,16 @@ class Engine:
         timeout: float | None = None,
         abandon_after: float | None = None,
         key: str | None = None,
+        thread: str | None = None,
     ) -> tuple[RunRecord, bool]:
         """Start a run; its snapshot, and whether it is new (not when `key` was known).
 
-        Raises OperationUnknown, InputInvalid, KeyReused, LogFull, and what the operation's guard
-        does.
+        An `Operation` that is not registered is executed here, and by nobody else. `thread`: a
+        text of 1 to 200 characters, without control characters; of the principal's runs with the
+        same one, only one goes on at a time.
+
+        Raises OperationUnknown, InputInvalid, KeyReused, ThreadBusy, LogFull, and what the
+        operation's guard does.
         """
         await self.start()
         known = self.operations.get(operation) if isinstance(operation, str) else operation
@@ -270,18 +276,20 @@ class Engine:
             created_at=time.time(),
             worker=self.log.worker,
             key=key,
+            thread=thread,
         )
         # Shielded: a caller that gives up in the middle must not leave a run that is kept
         # and that nobody ever starts.
-        kept = await asyncio.shield(asyncio.create_task(self._accept(record)))
+        kept = await asyncio.shield(asyncio.create_task(self._accept(record, known)))
         if kept.id == record.id:
             return kept, True
         check_same(kept, record)
         return kept, False
 
-    async def _accept(self, record: RunRecord) -> RunRecord:
+    async def _accept(self, record: RunRecord, operation: Operation[Any, Any]) -> RunRecord:
         kept = await self.log.create(record)
         if kept.id == record.id:
+            self.operations.lend(record.id, operation)
             await self._dispatcher.submit(record.id)
         return kept
 
@@ -328,8 +336,8 @@ class Engine:
     async def rerun(
         self, run: str, principal: str | None = None, owner: str | None = None
     ) -> RunRecord:
-        """Start another run with the operation, input, timeout and abandon_after of this one, for
-        `owner` or this one's; its snapshot. Raises RunUnknown, also for a run of another
+        """Start another run with the operation, input, timeout, abandon_after and thread of this
+        one, for `owner` or this one's; its snapshot. Raises RunUnknown, also for a run of another
         principal, and as `submit` does.
         """
         old = await self.record(run, principal)
@@ -339,6 +347,7 @@ class Engine:
             principal=owner or old.principal,
             timeout=old.timeout,
             abandon_after=old.abandon_after,
+            thread=old.thread,
         )
         return new
 

@@ -22,6 +22,7 @@
     ├── Conflict                     the moment's: what was asked does not fit the state
     │   ├── RunEnded           409   nothing follows a terminal event
     │   ├── RunActive          409   only a finished run can be forgotten
+    │   ├── ThreadBusy         409   a run of the thread is going on
     │   ├── StateMoved         409   the state changed first; look again
     │   ├── WriterFenced       409   a newer attempt owns the run
     │   └── ProducerGap        409   a remote producer skipped a sequence number
@@ -42,13 +43,13 @@
     └── RunFailed              500   a run that was waited for did not complete
     RunCancelled                     raised inside the work that is asked to stop
 
-`RunCancelled` derives from BaseException, like asyncio.CancelledError, so that an
-`except Exception` in somebody's loop does not swallow the wish to stop.
+`RunCancelled` is no Exception: somebody's `except Exception` must not swallow the wish to stop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -158,11 +159,8 @@ class Unauthorized(RequestError):
     status = 401
     code = "unauthorized"
     title = "Who is asking?"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        # RFC 9110, 11.6.1: it must say how one is asked to identify oneself.
-        return {"www-authenticate": 'Bearer realm="tailrace"'}
+    # RFC 9110, 11.6.1: it must say how one is asked to identify oneself.
+    headers = MappingProxyType({"www-authenticate": 'Bearer realm="tailrace"'})
 
 
 class ScopeMissing(RequestError):
@@ -214,9 +212,7 @@ class EventTooLarge(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """Asked too often, or too many streams are open; after `retry_after` seconds there may be
-    room again. `limits`: further headers, which tell of a rate.
-    """
+    """Asked too often; `retry_after`: seconds to wait. `limits`: headers that tell of a rate."""
 
     status = 429
     code = "too-many-requests"
@@ -253,6 +249,13 @@ class RunActive(Conflict):
 
     code = "run-active"
     title = "The run is still active"
+
+
+class ThreadBusy(Conflict):
+    """Another run of the thread has not ended; `details["run"]` is its id."""
+
+    code = "thread-busy"
+    title = "The thread is busy"
 
 
 class StateMoved(Conflict):
@@ -378,9 +381,7 @@ class ScriptFailed(TailraceError):
 
 
 class RunLost(TailraceError):
-    """What executed the work is gone. Work that raises it ends its run as lost; the details
-    become keys of the `error` event.
-    """
+    """What executed the work is gone. Where work raises it, `details` join the `error` event."""
 
     code = "run-lost"
     title = "The run was lost"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,8 @@ from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
 from tailrace.eventlog.contract import EventLog
+from tailrace.generated import discard, is_generated
+from tailrace.generated import operation as generated
 from tailrace.http import app, problems, runs, scripts
 from tailrace.http.access import Admitted, admit, asker
 from tailrace.http.asking import asked
@@ -112,13 +114,16 @@ class Tailrace(Engine):
 
     async def stream(
         self,
-        operation: str | Operation[Any, Any],
+        work: str | Operation[Any, Any] | AsyncIterable[Any] | Iterable[Any],
         request: Request,
         input: Mapping[str, Any] | None = None,
         *,
         format: str | None = None,
-        timeout: float | None = None,
         tick: float | None = None,
+        timeout: float | None = None,
+        abandon_after: float | None = None,
+        thread: str | None = None,
+        key: str | None = None,
     ) -> Response:
         """Start a run and stream it, in an endpoint of your own that a browser may repeat.
 
@@ -126,30 +131,44 @@ class Tailrace(Engine):
             async def crunch(request: Request, rows: int = 100):
                 return await runs.stream("crunch", request, {"rows": rows})
 
+        `work` is an operation, with its `input`, or a generator: `runs.stream(count(), request)`.
+        What that one yields is told as `EventSourceResponse` would tell it, unless another `format`
+        is asked for; but now it is a run, which goes on when the client leaves. What it needs it
+        must open itself: a dependency of the endpoint may be closed by then.
+
         The run belongs to whoever asks (`principal=`), needs the scope `run`, and counts against
         the limits. An `EventSource` that is cut repeats its request with the last id it has, which
         names the run: then that goes on, and nothing is started. `format`: one of those of
-        `GET /runs/{id}/events`; None: what `?format=` says, or `events`. `timeout`: seconds.
-        `tick`: tell the elapsed time after so many seconds of silence. What is wrong is answered
-        as a problem.
+        `GET /runs/{id}/events`; None: what `?format=` says, or `events`; for a generator `plain`.
+        `tick`: tell the elapsed time after so many seconds of silence. The others are those of
+        `submit`. What is wrong is answered as a problem.
         """
+        operation: Any = generated(work, self.start_operation) if is_generated(work) else work
+        usual = "plain" if is_generated(work) else "events"
+        is_begun = False
 
         async def told(request: Request) -> Response:
             fields = await admit(self, request, RUN)
-            projection = stream(format or request.query_params.get("format") or "events")
+            projection = stream(format or request.query_params.get("format") or usual)
 
             async def start() -> RunRecord:
+                nonlocal is_begun
                 who = asker(request).principal
-                record, _ = await self.submit(
-                    operation, input or {}, principal=who, timeout=timeout
-                )
+                record, is_begun = await self.submit(
+                    operation, input or {}, principal=who, timeout=timeout,
+                    abandon_after=abandon_after, thread=thread, key=key,
+                )  # fmt: skip
                 return record
 
             answer = await begun(self, request, projection, start, tick=tick)
             answer.raw_headers.extend(fields)
             return answer
 
-        return await problems.guarded(told)(request)
+        try:
+            return await problems.guarded(told)(request)
+        finally:
+            if is_generated(work) and not is_begun:
+                await discard(work)
 
     @staticmethod
     async def problem(request: Request, error: Exception) -> Response:

@@ -134,6 +134,8 @@ class Going:
         said = {"run": record.id, "operation": record.operation}
         if title is not None:
             said["title"] = title[:_TITLE_CHARACTERS]
+        if record.thread is not None:
+            said["thread"] = record.thread
         told = {**said, "input": loads(record.input), "attempt": attempt}
         patch = {"started_at": now, "attempt": attempt, "worker": self._log.worker,
                  "progress": None}  # fmt: skip

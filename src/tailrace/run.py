@@ -47,6 +47,7 @@ class RunContext(Sink):
         self.id = record.id
         self.operation = record.operation
         self.principal = record.principal
+        self.thread = record.thread
         self.attempt = record.attempt
         self._outbox = outbox
 
@@ -228,10 +229,10 @@ class Run:
         return await self._host.cancel(self.id, reason)
 
     async def rerun(self) -> Run:
-        """Start another run with the same operation, input, timeout and abandon_after.
+        """Start another run with the same operation, input, timeout, abandon_after and thread.
 
-        Raises RunUnknown, OperationUnknown, and InputInvalid where the operation takes other
-        input by now.
+        Raises RunUnknown, OperationUnknown, ThreadBusy, and InputInvalid where the operation
+        takes other input by now.
         """
         return Run((await self._host.rerun(self.id)).id, self._host)
 

@@ -17,13 +17,14 @@ from tailrace.errors import LogClosed, LogError, RunCancelled, TailraceError, Wr
 from tailrace.eventlog.contract import EventLog
 from tailrace.going import STOPPED, Going
 from tailrace.hub import Hub
-from tailrace.operations import Operation, Operations
+from tailrace.operations import Operation
 from tailrace.outbox import Outbox
 from tailrace.outcome import Outcome, failure, settle
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord
+from tailrace.registry import Operations
 from tailrace.run import RunContext
 from tailrace.slots import Slots
 from tailrace.work import working
@@ -116,8 +117,11 @@ class Supervisor:
         if record is None:
             return
         is_queued = record.state is State.QUEUED
-        find = self._operations.find if is_queued else self._operations.heir
-        operation = find(record.operation)
+        operation = (
+            self._operations.take(record.id, record.operation)
+            if is_queued
+            else self._operations.heir(record.operation)
+        )
         if not is_queued and (going.is_leaving or not self._is_taken_over(record, operation)):
             return
         going.follow(record)

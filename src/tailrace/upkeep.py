@@ -12,12 +12,13 @@ from typing import Any, Final
 from tailrace.errors import Conflict, LogError, TailraceError
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.hub import Hub
-from tailrace.operations import Operations, Traits
+from tailrace.operations import Traits
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol import events
 from tailrace.protocol.events import draft
 from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord
+from tailrace.registry import Operations
 from tailrace.runners.sweep import sweep
 
 _ROUND_SECONDS: Final = 1.0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from tailrace.errors import InputInvalid, KeyReused
 from tailrace.operations import Operation
 from tailrace.protocol.events import loads
-from tailrace.protocol.runs import RunRecord
+from tailrace.protocol.runs import THREAD, RunRecord
 
 _MAX_SECONDS: Final = 366 * 86_400.0
+_THREAD: Final = re.compile(THREAD)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 async def wished(
@@ -20,6 +23,7 @@ async def wished(
     *,
     timeout: float | None = None,
     abandon_after: float | None = None,
+    thread: str | None = None,
     **columns: Any,
 ) -> RunRecord:
     """The record of a new run; None is what the operation has. `columns` are its others.
@@ -31,6 +35,7 @@ async def wished(
         input=operation.check(input),
         timeout=_seconds("timeout", timeout, operation.timeout),
         abandon_after=_seconds("abandon_after", abandon_after, operation.abandon_after),
+        thread=_thread(thread),
         **columns,
     )
     if operation.traits.guard is not None:
@@ -44,13 +49,24 @@ def check_same(kept: RunRecord, wished: RunRecord) -> None:
     if _wish(kept) != _wish(wished):
         raise KeyReused(
             f"The idempotency key {str(wished.key)[:80]!r} already names {kept.id}, "
-            "which was asked for with another operation, input, timeout or abandon_after.",
+            "which was asked for with another operation, input, timeout, abandon_after or thread.",
             fix="Use a new key for a new request.",
         )
 
 
 def _wish(run: RunRecord) -> tuple[object, ...]:
-    return run.operation, run.input, run.timeout, run.abandon_after
+    return run.operation, run.input, run.timeout, run.abandon_after, run.thread
+
+
+def _thread(asked: str | None) -> str | None:
+    """A thread's name as asked for. Raises InputInvalid unless a log can keep it."""
+    # A lone surrogate is in Python's texts alone: no UTF-8 has it, so no log can keep it.
+    if asked is not None and (not _THREAD.fullmatch(asked) or _SURROGATE.search(asked)):
+        raise InputInvalid(
+            f"thread must be a text of 1 to 200 characters, not {asked[:40]!r}.",
+            fix="Take a name or an id without control characters, or leave thread out.",
+        )
+    return asked
 
 
 def _seconds(name: str, asked: float | None, default: float | None) -> float | None:

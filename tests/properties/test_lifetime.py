@@ -22,12 +22,13 @@ from tailrace.errors import LogClosed, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.hub import Hub
-from tailrace.operations import Operation, Operations
+from tailrace.operations import Operation
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.events import Event
 from tailrace.protocol.lifecycle import TERMINAL, TERMINAL_EVENTS, TRANSITIONS, Signal, State
 from tailrace.protocol.runs import RunRecord
+from tailrace.registry import Operations
 from tailrace.run import RunContext
 from tailrace.supervisor import Supervisor
 from tailrace.testing.logbook import kept, new_run, record, using

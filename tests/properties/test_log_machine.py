@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +30,7 @@ from tailrace.errors import (
     RunEnded,
     StateMoved,
     TailraceError,
+    ThreadBusy,
     WriterFenced,
 )
 from tailrace.eventlog.contract import Append, Commit, EventLog, Producer
@@ -39,6 +41,7 @@ from tailrace.protocol.blocks import Block
 from tailrace.protocol.cursor import Cursor, Kind, resume
 from tailrace.protocol.events import TERMINAL_TYPES, Draft
 from tailrace.protocol.lifecycle import TERMINAL, TERMINAL_EVENTS, Signal, State, after
+from tailrace.protocol.runs import RunQuery
 from tailrace.testing.logbook import new_run, record
 
 _Made = TypeVar("_Made")
@@ -52,6 +55,7 @@ class Model:
     """What a run must be."""
 
     id: str
+    thread: str | None = None
     events: list[Draft] = field(default_factory=list)
     state: State = State.QUEUED
     attempt: int = 0
@@ -185,10 +189,17 @@ class LogMachine(RuleBasedStateMachine):
         for model in self.models.values():
             log.follow(model.id, model.told)
 
-    @rule(target=runs, is_followed=st.booleans())
-    def create(self, is_followed: bool) -> Model:
-        async def act() -> Model:
-            model = Model((await self.log.create(new_run())).id)
+    @rule(target=runs, is_followed=st.booleans(), thread=st.sampled_from([None, "t", "u"]))
+    def create(self, is_followed: bool, thread: str | None) -> Any:
+        active = [model for model in self.models.values() if model.state not in TERMINAL]
+        known = [model.id for model in active if model.thread == thread is not None]
+
+        async def act() -> Any:
+            if known:
+                with pytest.raises(ThreadBusy, match=known[0]):
+                    await self.log.create(new_run(thread=thread))
+                return multiple()
+            model = Model((await self.log.create(new_run(thread=thread))).id, thread)
             self.models[model.id] = model
             if is_followed:
                 self.log.follow(model.id, 0)
@@ -296,6 +307,17 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_wrong_was_told(self) -> None:
         assert self.faults == []
+
+    @invariant()
+    def the_runs_of_a_thread_are_found(self) -> None:
+        async def act() -> None:
+            for thread in ("t", "u"):
+                found = await self.log.find(RunQuery(principal="ada", thread=thread))
+                mine = [model.id for model in self.models.values() if model.thread == thread]
+                assert [run.id for run in found] == mine[::-1]
+
+        if self.models:
+            self.do(act())
 
     @invariant()
     def every_run_is_as_the_model_says(self) -> None:

@@ -47,12 +47,17 @@ async def stage(
         yield stage
 
 
-@pytest.fixture(scope="module")
-async def run(stage: Stage) -> str:
-    """A running run with two events."""
-    run = await stage.start(name="Ada")
+async def going(stage: Stage) -> str:
+    """A running run with two events, of the thread `busy`."""
+    wish = {"operation": "puppet", "input": {"name": "Ada"}, "thread": "busy"}
+    run = str((await stage.visitor.post("/runs", wish)).json["id"])
     await stage.head(run, 2)
     return run
+
+
+@pytest.fixture(scope="module")
+async def run(stage: Stage) -> str:
+    return await going(stage)
 
 
 async def everything(stage: Stage) -> tuple[Any, ...]:
@@ -152,8 +157,7 @@ async def test_the_same_over_a_socket(http: str, caplog: pytest.LogCaptureFixtur
         add_operations(stage)
         key = {"idempotency-key": "used"}
         await stage.visitor.post("/runs", {"operation": "count"}, key)
-        run = await stage.start(name="Ada")
-        await stage.head(run, 2)
+        run = await going(stage)
         wrong = {}
         for name, bad in TABLE.items():
             status, body = await asked(port, written(bad, run))

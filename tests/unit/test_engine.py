@@ -32,15 +32,17 @@ from tailrace.errors import (
     RunUnknown,
     SettingsInvalid,
     TailraceError,
+    ThreadBusy,
 )
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
+from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.operations import Operation, Traits
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery, run_id
 from tailrace.run import Run, RunContext
-from tailrace.testing.logbook import kept, logs, new_run
+from tailrace.testing.logbook import kept, logs, new_run, started, using
 from tests.faultylog import FaultyLog
 from tests.waiting import soon, turns, until
 
@@ -568,6 +570,7 @@ async def test_a_key_names_one_request(engine: Engine) -> None:
         ("other", {"rows": 1}, {"timeout": 5.0}),
         ("crunch", {"rows": 1}, {"timeout": 6.0}),
         ("crunch", {"rows": 1}, {}),
+        ("crunch", {"rows": 1}, {"timeout": 5.0, "thread": "t"}),
     ]
     for operation, given, more in different:
         with pytest.raises(KeyReused, match=f"'k' already names {first.id}"):
@@ -589,6 +592,65 @@ async def test_a_key_that_is_used_at_once(engine: Engine) -> None:
     assert [is_new for _, is_new in answers].count(True) == 1
     events = [event.type async for event in engine.run(answers[0][0].id).events()]
     assert events == ["start", "log", "complete"]
+
+
+async def test_the_runs_of_a_thread_follow_each_other(engine: Engine) -> None:
+    engine.operation(forever)
+
+    @engine.operation
+    async def told(run: RunContext) -> str | None:
+        return run.thread
+
+    first, is_new = await engine.submit("forever", {}, thread="chat-7", key="k")
+    assert (first.thread, is_new) == ("chat-7", True)
+    await going(engine.run(first.id))
+    with pytest.raises(ThreadBusy, match=first.id) as busy:
+        await engine.submit("told", {}, thread="chat-7")
+    assert busy.value.details["run"] == first.id
+    again, is_new = await engine.submit("forever", {}, thread="chat-7", key="k")
+    assert (again.id, is_new) == (first.id, False)
+    others: list[dict[str, Any]] = [{"thread": "chat-8"}, {}]
+    for other in (*others, {"thread": "chat-7", "principal": "bob"}):
+        record, _ = await engine.submit("told", {}, **other)
+        assert await soon(engine.run(record.id).result()) == other.get("thread")
+    await engine.cancel(first.id)
+    await ended(engine, first.id)
+    second, _ = await engine.submit("told", {}, thread="chat-7")
+    assert await soon(engine.run(second.id).result()) == "chat-7"
+    third = await engine.rerun(second.id)
+    assert third.thread == "chat-7"
+    assert await soon(engine.run(third.id).result()) == "chat-7"
+    found = await engine.find(RunQuery(principal=LOCAL, thread="chat-7"))
+    assert [run.id for run in found] == [third.id, second.id, first.id]
+
+
+async def test_of_turns_that_come_at_once_one_begins(engine: Engine) -> None:
+    engine.operation(forever)
+    asked = (engine.submit("forever", {}, thread="t") for _ in range(10))
+    answers = await soon(asyncio.gather(*asked, return_exceptions=True))
+    assert sum(isinstance(answer, ThreadBusy) for answer in answers) == 9
+    (run,) = await engine.find(RunQuery())
+    await going(engine.run(run.id))
+    assert engine.executing == 1
+
+
+@pytest.mark.parametrize("thread", ["", "x" * 201, "a\nb", "\ud800"])
+async def test_a_thread_that_none_is(engine: Engine, thread: str) -> None:
+    engine.operation(crunch)
+    with pytest.raises(InputInvalid, match="thread must be"):
+        await engine.submit("crunch", {}, thread=thread)
+    assert await engine.find(RunQuery()) == []
+
+
+async def test_a_thread_is_free_again_when_its_process_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with using(SqliteLog(path)) as log:
+        lost = await started(log, worker="f" * 32, principal=LOCAL, thread="t")
+    async with Engine(path) as engine:
+        engine.operation(crunch)
+        assert await ended(engine, lost) is State.LOST
+        record, _ = await engine.submit("crunch", {}, thread="t")
+        assert await ended(engine, record.id) is State.COMPLETED
 
 
 async def test_another_s_run_is_unknown(engine: Engine) -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import pytest
 from fastapi import FastAPI, Request
@@ -15,6 +15,7 @@ from tailrace.facade import Tailrace
 from tailrace.http.limits import Limits
 from tailrace.http.stream import RunStream
 from tailrace.operations import Operation
+from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery
 from tailrace.protocol.sse import Decoder
 from tailrace.run import Run, RunContext
@@ -198,7 +199,9 @@ async def test_an_endpoint_that_a_browser_may_repeat(tmp_path: Path) -> None:
 
     @app.get("/count")
     async def stream(request: Request, rows: int) -> Response:
-        return await runs.stream("count", request, {"rows": rows}, format="typed")
+        thread = request.query_params.get("thread")
+        given = {"rows": rows}
+        return await runs.stream("count", request, given, format="typed", thread=thread)
 
     async with runs:
         visitor = Visitor(app)
@@ -216,7 +219,59 @@ async def test_an_endpoint_that_a_browser_may_repeat(tmp_path: Path) -> None:
         assert (stolen.status, stolen.json["code"]) == (404, "run-unknown")
         assert (await visitor.get("/count?rows=3")).status == 401
         assert (await visitor.get("/count?rows=x", ada)).status == 422
+        assert (await visitor.get("/count?rows=3&thread=", {"x-user": "eve"})).status == 422
+        made = await visitor.get("/count?rows=3&thread=t", {"x-user": "eve"})
+        assert (await runs.record(made.headers["tailrace-run"])).thread == "t"
         assert (await visitor.get("/count?rows=3&after=5", ada)).status == 400
         assert (await visitor.get("/count?rows=3", ada)).status == 200
         assert (await visitor.get("/count?rows=3", ada)).status == 429
-        assert len(await runs.find(RunQuery())) == 2
+        assert len(await runs.find(RunQuery(principal="ada"))) == 2
+
+
+async def test_a_generator_becomes_a_run(tmp_path: Path) -> None:
+    runs = Tailrace(tmp_path / "x.db")
+    go = asyncio.Event()
+    begun: list[str] = []
+    app = FastAPI(lifespan=runs.lifespan)
+
+    async def count(to: int) -> AsyncIterator[Any]:
+        begun.append("count")
+        for number in range(to):
+            yield {"event": "number", "data": number}
+            await go.wait()
+        yield "done"
+
+    def plain() -> Iterator[str]:
+        yield "one"
+        raise ZeroDivisionError("no")
+
+    @app.get("/count")
+    async def counting(request: Request) -> Response:
+        return await runs.stream(count(3), request)
+
+    @app.get("/plain")
+    async def plainly(request: Request, key: str | None = None) -> Response:
+        return await runs.stream(plain(), request, timeout=60, key=key)
+
+    async with runs:
+        visitor = Visitor(app)
+        async with visitor.visit("GET", "/count") as visit:
+            await visit.told(b"event: number\ndata: 0\n\n")
+            run, last = visit.headers["tailrace-run"], visit.last_id
+        # Whoever watched has left, and it goes on; who comes back has the rest, and nothing twice.
+        go.set()
+        rest = await visitor.get("/count", {"last-event-id": last})
+        assert [event.data for event in rest.events] == ["1", "2", "done"]
+        assert begun == ["count"]
+        record = await runs.record(run)
+        assert (record.operation, record.state) == ("count", State.COMPLETED)
+        assert runs.operations.find("count") is None
+        assert (await visitor.get("/count", {"last-event-id": f"{run}:6"})).status == 204
+        # One in a thread, which fails: what it yielded is told before that.
+        failed = await visitor.get("/plain")
+        assert [event.event for event in failed.events] == ["message", "error"]
+        assert (await visitor.get("/plain?key=same")).status == 200
+        assert (await visitor.get("/plain?key=same")).status == 200
+        assert (await visitor.get("/plain?format=nonsense")).status == 406
+        shown = await visitor.get("/count?format=typed")
+        assert [event.event for event in shown.events] == ["message"] * 6

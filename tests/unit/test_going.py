@@ -213,7 +213,14 @@ async def test_it_starts_with_a_title_and_without_what_was_told_in_the_queue(
 async def test_without_a_title(log: FaultyLog) -> None:
     going = await begun(log)
     (event,) = await kept(log, going.run)
-    assert "title" not in event.payload
+    assert event.payload.keys().isdisjoint({"title", "thread"})
+
+
+async def test_it_tells_of_its_thread(log: FaultyLog) -> None:
+    going = await begun(log, thread="chat-7")
+    (event,) = await kept(log, going.run)
+    assert event.payload["thread"] == "chat-7"
+    assert going.record.thread == "chat-7"
 
 
 async def test_it_starts_once(log: FaultyLog) -> None:

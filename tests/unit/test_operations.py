@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
-from tailrace.errors import BodyTooLarge, InputInvalid, OperationUnknown
-from tailrace.operations import MAX_INPUT_BYTES, Operation, Operations, Traits
+from tailrace.errors import BodyTooLarge, InputInvalid
+from tailrace.operations import MAX_INPUT_BYTES, Operation, Traits
 from tailrace.protocol.events import loads
 from tailrace.run import RunContext
 from tailrace.runners.contract import Sink
@@ -632,94 +632,7 @@ def test_what_is_no_json_is_refused_there_too() -> None:
         operation.check({"a": "x" * MAX_INPUT_BYTES})
 
 
-# --- the registry ----------------------------------------------------------------------
-
-
-def test_operations_are_found_by_name() -> None:
-    known = Operations()
-    operations = [made(plain, name=name) for name in ("crunch", "train", "report")]
-    for operation in operations:
-        known.add(operation)
-    assert list(known) == operations
-    assert known.get("train") is operations[1]
-    assert known.find("train") is operations[1]
-    assert known.find("trains") is None
-
-
-def test_a_name_is_taken_once() -> None:
-    known = Operations()
-    known.add(made(plain))
-    with pytest.raises(ValueError, match="an operation 'plain' already; give this one a name="):
-        known.add(made(plain))
-
-
-def test_one_that_is_removed_leaves_its_name() -> None:
-    known = Operations()
-    first, second = made(plain), made(plain)
-    known.add(first)
-    known.remove(second)
-    assert known.find("plain") is first, "it was another that was meant"
-    known.remove(first)
-    known.remove(first)
-    known.add(second)
-    assert list(known) == [second]
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("crunsh", "Did you mean crunch?"), ("Crunch", "Did you mean crunch?"), ("zzz", ""), ("", "")],
-)
-def test_a_near_miss_is_helped(name: str, hint: str) -> None:
-    known = Operations()
-    known.add(made(plain, name="crunch"))
-    with pytest.raises(OperationUnknown) as unknown:
-        known.get(name)
-    assert unknown.value.fix == f"{hint} GET /operations lists what can be run.".strip()
-    assert repr(name) in str(unknown.value)
-
-
-def test_a_long_name_is_told_in_short() -> None:
-    with pytest.raises(OperationUnknown) as unknown:
-        Operations().get("x" * 100_000)
-    assert len(str(unknown.value)) < 150
-
-
-def test_who_goes_on_with_what_others_left_behind() -> None:
-    def work() -> None: ...
-
-    async def never(*_: Any) -> None: ...
-
-    def made(**options: Any) -> Operation[..., Any]:
-        return Operation(work, never, name="script", **options)
-
-    operations = Operations()
-    heir = made(traits=Traits(resumes=lambda _: True))
-    assert operations.heir("script") is None
-    operations.leave(heir)
-    assert operations.heir("script") is heir
-    assert operations.find("script") is None
-    assert list(operations) == []
-    with pytest.raises(OperationUnknown):
-        operations.get("script")
-    plain = made()
-    operations.add(plain)
-    assert (operations.find("script"), operations.heir("script")) == (plain, heir)
-    other = Operations()
-    other.leave(heir)
-    able = made(traits=Traits(resumes=lambda _: False))
-    other.add(able)
-    assert other.heir("script") is able
-
-
-def test_who_wants_to_know_hears_of_each_change() -> None:
-    operations, heard = Operations(), []
-    operations.listeners.add(lambda: heard.append([one.name for one in operations]))
-    first, second = made(plain), made(coroutine)
-    operations.add(first)
-    operations.add(second)
-    operations.remove(first)
-    operations.remove(first)
-    assert heard == [["plain"], ["plain", "coroutine"], ["coroutine"]]
+# --- traits ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("detach", [True, False])

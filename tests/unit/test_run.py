@@ -76,6 +76,8 @@ async def inside(log: FaultyLog) -> AsyncIterator[Inside]:
 async def test_it_knows_whose_it_is(inside: Inside) -> None:
     run = inside.run
     assert (run.operation, run.principal, run.attempt) == ("crunch", "ada", 0)
+    assert run.thread is None
+    assert Inside(inside.log, new_run(thread="t")).run.thread == "t"
     assert (await record(inside.log, run.id)).id == run.id
 
 

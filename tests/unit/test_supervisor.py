@@ -29,7 +29,7 @@ from tailrace.eventlog.contract import Append, EventLog
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.hub import Hub
-from tailrace.operations import Operation, Operations, Traits
+from tailrace.operations import Operation, Traits
 from tailrace.outcome import Outcome, settle
 from tailrace.projections import stream
 from tailrace.protocol.blocks import Block
@@ -37,6 +37,7 @@ from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.events import MAX_EVENT_BYTES, Event, loads, to_json
 from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord, snapshot
+from tailrace.registry import Operations
 from tailrace.run import RunContext, current
 from tailrace.supervisor import Supervisor
 from tailrace.testing.logbook import kept, logs, new_run, record, using

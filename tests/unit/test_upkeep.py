@@ -19,11 +19,12 @@ from tailrace.eventlog.memory import MemoryLog
 from tailrace.eventlog.retention import Retention
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.hub import Hub
-from tailrace.operations import Operation, Operations, Traits
+from tailrace.operations import Operation, Traits
 from tailrace.projections import stream
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunRecord
+from tailrace.registry import Operations
 from tailrace.runners.sweep import MARK, sweep
 from tailrace.testing.logbook import ended, kept, logs, new_run, record, started, using
 from tailrace.upkeep import Upkeep

@@ -39,7 +39,20 @@ async def test_what_is_not_wished_for_is_as_the_operation_has_it() -> None:
 @pytest.mark.parametrize("name", ["timeout", "abandon_after"])
 async def test_a_duration_that_is_none(name: str) -> None:
     with pytest.raises(InputInvalid, match=f"{name} must be a positive number"):
-        await wished(operation(), {}, **{name: -1.0}, **COLUMNS)
+        await wished(operation(), {}, **{**COLUMNS, name: -1.0})
+
+
+async def test_the_thread_is_the_one_that_is_asked_for() -> None:
+    assert (await wished(operation(), {}, **COLUMNS)).thread is None
+    assert (await wished(operation(), {}, thread="chat 7 ☃", **COLUMNS)).thread == "chat 7 ☃"
+
+
+@pytest.mark.parametrize("text", ["", "x" * 201, "a\n", "a\0b", "\x85", "\ud800", "a\udfff"])
+async def test_a_thread_that_no_log_could_keep(text: str) -> None:
+    with pytest.raises(InputInvalid, match="thread must be a text of 1 to 200") as refused:
+        await wished(operation(), {}, thread=text, **COLUMNS)
+    assert refused.value.fix
+    str(refused.value).encode()
 
 
 async def test_a_guard_sees_what_would_be_kept() -> None:
@@ -66,3 +79,5 @@ def test_one_key_is_one_wish() -> None:
     check_same(kept, new_run(timeout=5.0, key="k"))
     with pytest.raises(KeyReused, match=f"'k' already names {kept.id}"):
         check_same(kept, new_run(timeout=6.0, key="k"))
+    with pytest.raises(KeyReused, match="or thread"):
+        check_same(kept, new_run(timeout=5.0, key="k", thread="t"))

@@ -25,11 +25,12 @@ def runs() -> None:
 @runs.command()
 @url_option
 @click.option("--state", metavar="A,B", help="Only runs in these states: running, failed, …")
+@click.option("--thread", metavar="NAME", help="Only runs of this thread.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on a line for each run.")
-def ls(url: str | None, state: str | None, limit: int, as_json: bool) -> None:
+def ls(url: str | None, state: str | None, thread: str | None, limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     from tailrace.cli import render
     from tailrace.protocol.events import to_json
@@ -39,7 +40,7 @@ def ls(url: str | None, state: str | None, limit: int, as_json: bool) -> None:
     with connected(url) as client:
         while len(found) < limit:
             size = min(limit - len(found), _PAGE)
-            page = client.runs(state=state, limit=size, cursor=cursor)
+            page = client.runs(state=state, thread=thread, limit=size, cursor=cursor)
             found += page.runs
             cursor = page.next
             if cursor is None:

@@ -81,14 +81,16 @@ class AsyncClient:
         timeout: float | None = None,
         abandon_after: float | None = None,
         key: str | None = None,
+        thread: str | None = None,
     ) -> Json:
         """Start a run and return its snapshot.
 
         `timeout` and `abandon_after` are seconds. `key` is the Idempotency-Key: the same key
         with the same request returns the same run. By default it is a random one, so that a
-        request repeated after a network error starts nothing twice.
+        request repeated after a network error starts nothing twice. `thread` is a text of 1 to
+        200 characters; of the runs with the same one, only one goes on at a time.
 
-        Raises OperationUnknown, InputInvalid, KeyReused.
+        Raises OperationUnknown, InputInvalid, KeyReused, ThreadBusy.
         """
         call = self._server.start(
             operation,
@@ -96,11 +98,12 @@ class AsyncClient:
             timeout=timeout,
             abandon_after=abandon_after,
             key=secrets.token_hex(16) if key is None else key,
+            thread=thread,
         )
         return await self._send(call)
 
     async def rerun(self, run: str) -> Json:
-        """Start a new run of the same operation, with the same input and limits; its snapshot.
+        """Start a new run with the operation, input, limits and thread of that one; its snapshot.
 
         A request that breaks off is not repeated: it could start two. Raises RunUnknown, and
         what `start` raises.
@@ -119,6 +122,7 @@ class AsyncClient:
         *,
         state: str | Iterable[str] | None = None,
         operation: str | None = None,
+        thread: str | None = None,
         q: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
@@ -126,7 +130,9 @@ class AsyncClient:
         """One page of runs, newest first, as (runs, next): give `next` as `cursor` for the
         following one. `q` is part of an operation's name or of an id.
         """
-        call = self._server.runs(state=state, operation=operation, q=q, limit=limit, cursor=cursor)
+        call = self._server.runs(
+            state=state, operation=operation, thread=thread, q=q, limit=limit, cursor=cursor
+        )
         return await self._send(call)
 
     def watch(

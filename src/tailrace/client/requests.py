@@ -152,6 +152,7 @@ class Server:
         timeout: float | None,
         abandon_after: float | None,
         key: str,
+        thread: str | None,
     ) -> Call[Json]:
         """POST /runs. Raises InputInvalid for input that JSON cannot say."""
         asked = {
@@ -159,6 +160,7 @@ class Server:
             "input": {} if input is None else input,
             "timeout": timeout,
             "abandon_after": abandon_after,
+            "thread": thread,
         }
         try:
             content = to_json({name: value for name, value in asked.items() if value is not None})
@@ -179,13 +181,17 @@ class Server:
         *,
         state: str | Iterable[str] | None,
         operation: str | None,
+        thread: str | None,
         q: str | None,
         limit: int | None,
         cursor: str | None,
     ) -> Call[Page]:
         """GET /runs."""
         states = state if state is None or isinstance(state, str) else ",".join(state)
-        asked = {"state": states, "operation": operation, "q": q, "limit": limit, "cursor": cursor}
+        asked = {
+            "state": states, "operation": operation, "thread": thread, "q": q, "limit": limit,
+            "cursor": cursor,
+        }  # fmt: skip
         query = urlencode({name: value for name, value in asked.items() if value is not None})
         return self._call(
             "GET",

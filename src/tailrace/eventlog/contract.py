@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
-from tailrace.errors import ProducerGap, RunEnded, RunUnknown, StateMoved, WriterFenced
+from tailrace.errors import (
+    ProducerGap,
+    RunEnded,
+    RunUnknown,
+    StateMoved,
+    ThreadBusy,
+    WriterFenced,
+)
 from tailrace.eventlog.retention import Retention
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.events import PROGRESS, Draft
@@ -136,7 +143,8 @@ class EventLog(Protocol):
     def create(self, run: RunRecord) -> Future[RunRecord]:
         """Keep a new run. Answers the run that already has the same (principal, key).
 
-        Fails for an id that is taken: it would be another run's history.
+        Fails with ThreadBusy while another run of the same (principal, thread) is active; for
+        an id that is taken: it would be another run's history.
         """
 
     def append(self, append: Append) -> Future[Commit]:
@@ -213,6 +221,15 @@ def admit(
     return drafts
 
 
+def busy(thread: str, run: str) -> ThreadBusy:
+    """The refusal of a new run of a thread, in which `run` is still active."""
+    return ThreadBusy(
+        f"{run} of the thread {thread[:80]!r} is still going on.",
+        fix="Wait for its end, or cancel it, and ask again.",
+        run=run,
+    )
+
+
 def _unseen(
     append: Append, producer: Producer | None, position: tuple[int, int] | None
 ) -> Sequence[Draft]:
@@ -247,5 +264,6 @@ __all__ = [
     "Retention",
     "Standing",
     "admit",
+    "busy",
     "progressed",
 ]

@@ -28,7 +28,7 @@ class MaskedLog:
     """`log`, in which nothing that is appended has a secret of `masks`.
 
     Not masked are a run's `input`, because the work needs it as it is; names (of operations,
-    events, principals, producers); and what was kept before.
+    events, principals, threads, producers); and what was kept before.
     """
 
     def __init__(self, log: EventLog, masks: Masks) -> None:

@@ -22,10 +22,11 @@ from tailrace.eventlog.contract import (
     Retention,
     Standing,
     admit,
+    busy,
 )
 from tailrace.eventlog.retention import Ended, Stretch, crowded, expired, trimmed
 from tailrace.protocol.blocks import Block, pack
-from tailrace.protocol.lifecycle import State
+from tailrace.protocol.lifecycle import TERMINAL, State
 from tailrace.protocol.runs import RunQuery, RunRecord
 
 _Given = TypeVar("_Given")
@@ -88,6 +89,8 @@ class MemoryLog:
         self._retention = retention or Retention()
         self._kept: dict[str, _Kept] = {}
         self._keys: dict[tuple[str, str], str] = {}
+        # The runs of each thread, oldest first.
+        self._threads: dict[tuple[str, str], dict[str, _Kept]] = {}
         self._followers: Counter[str] = Counter()
         # What the listener was told of each followed run.
         self._heads: dict[str, int] = {}
@@ -138,10 +141,16 @@ class MemoryLog:
 
     async def find(self, query: RunQuery) -> list[RunRecord]:
         """See the contract."""
-        kept = self._kept.values()
+        kept = self._among(query).values()
         ordered = kept if query.oldest_first else reversed(kept)
         found = (k.run for k in ordered if query.matches(k.run))
         return list(itertools.islice(found, query.limit))
+
+    def _among(self, query: RunQuery) -> dict[str, _Kept]:
+        """Where to look: among the runs of one thread, or all."""
+        if query.principal is None or query.thread is None:
+            return self._kept
+        return self._threads.get((query.principal, query.thread), {})
 
     async def read(self, run: str, after: int, limit: int = READ_BYTES) -> list[Block]:
         """See the contract."""
@@ -209,6 +218,7 @@ class MemoryLog:
         known = None if run.key is None else self._keys.get((run.principal, run.key))
         if known is not None:
             return self._kept[known].run
+        self._check_free(run)
         if run.id in self._kept:
             raise TailraceError(
                 f"There is a run {run.id} already.", fix="Give it an id of its own."
@@ -217,8 +227,19 @@ class MemoryLog:
             self._keys[run.principal, run.key] = run.id
         self._ordinal += 1
         run = run.with_(ordinal=self._ordinal)
-        self._kept[run.id] = _Kept(run)
+        kept = self._kept[run.id] = _Kept(run)
+        if run.thread is not None:
+            self._threads.setdefault((run.principal, run.thread), {})[run.id] = kept
         return run
+
+    def _check_free(self, run: RunRecord) -> None:
+        if run.thread is None:
+            return
+        others = self._threads.get((run.principal, run.thread))
+        # None follows one that is active, so it can only be the newest.
+        newest = next(reversed(others.values())) if others else None
+        if newest is not None and newest.state not in TERMINAL:
+            raise busy(run.thread, newest.fixed.id)
 
     def _append(self, append: Append) -> Commit:
         kept = self._kept.get(append.run)
@@ -259,6 +280,11 @@ class MemoryLog:
         gone = self._kept.pop(run).fixed
         if gone.key is not None:
             del self._keys[gone.principal, gone.key]
+        if gone.thread is not None:
+            others = self._threads[gone.principal, gone.thread]
+            del others[run]
+            if not others:
+                del self._threads[gone.principal, gone.thread]
 
     def _tell(self, run: str) -> None:
         """Tell of everything since the last time, so that whoever comes first tells it."""

@@ -42,7 +42,7 @@ _WHY: Final = {
     403: "The file may not be run, or is none",
     404: "No such run, or somebody else's",
     406: "No such format",
-    409: "The run is in another state",
+    409: "The run is in another state, or another run of the thread is going on",
     413: "Too large",
     415: "The body is not declared as JSON",
     422: "Something in the request does not fit",
@@ -216,7 +216,7 @@ OPERATIONS: Final[_Json] = {
 START: Final[_Json] = {
     "status_code": 201,
     "responses": _told(
-        400, 404, 406, 413, 415, 422,
+        400, 404, 406, 409, 413, 415, 422,
         _201=_run("The run, or its stream") | {"headers": _LOCATION, "content": _STREAM | _LINES},
         _200=_run("What this Idempotency-Key started before")
         | {"headers": _LOCATION, "content": _STREAM | _LINES},
@@ -278,7 +278,7 @@ MANY: Final[_Json] = {
 RERUN: Final[_Json] = {
     "status_code": 201,
     "responses": _told(
-        400, 403, 404, 406, 413, 422,
+        400, 403, 404, 406, 409, 413, 422,
         _201=_run("The new run, or its stream")
         | {"headers": _LOCATION, "content": _STREAM | _LINES},
     ),

@@ -126,11 +126,12 @@ class _Runs:
             timeout=body.timeout,
             abandon_after=body.abandon_after,
             key=idempotency_key,
+            thread=body.thread,
         )
         return self._begun(request, wish, record, is_new=is_new)
 
     async def rerun(self, request: Request, run: _Run) -> Response:
-        """201 and a new run of the same operation, with the same input and limits. With
+        """201 and a new run of the same operation, with the same input, limits and thread. With
         `Accept: text/event-stream` the answer is the stream itself.
         """
         wish = self._wish(request)
@@ -177,6 +178,7 @@ class _Runs:
             ),
         ] = None,
         operation: Annotated[str | None, Query(max_length=200)] = None,
+        thread: Annotated[str | None, Query(max_length=200)] = None,
         q: Annotated[
             str | None, Query(max_length=200, description="Part of an operation or id")
         ] = None,
@@ -190,6 +192,7 @@ class _Runs:
             principal=asker(request).sees,
             states=_states(state),
             operation=operation,
+            thread=thread,
             text=q,
             before=None if cursor is None else int(cursor),
             limit=limit + 1,

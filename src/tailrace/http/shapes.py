@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from tailrace.http.asking import TICKS
 from tailrace.protocol.lifecycle import State
+from tailrace.protocol.runs import THREAD
 
 MAX_EVENTS: Final = 1000
 """How many events one request may add."""
@@ -64,6 +65,12 @@ class StartRun(_Asked):
     input: _Json = Field(default_factory=dict, examples=[{"file": "hello.py"}])
     timeout: float | None = _TIMEOUT
     abandon_after: float | None = _ABANDON_AFTER
+    thread: str | None = Field(
+        None,
+        pattern=THREAD,
+        description="What it belongs to: of your runs with the same one, one goes on at a time",
+        examples=["chat-7"],
+    )
 
 
 class RunFile(_Asked):
@@ -162,6 +169,7 @@ class RunSnapshot(_Told):
 
     id: str = Field(pattern="^run_[a-z2-7]{26}$", examples=["run_abcdefghijklmnopqrstuvwxyz"])
     operation: str
+    thread: str | None = Field(description="What it belongs to; null for a run of its own")
     state: State
     input: _Json
     created_at: str = Field(json_schema_extra={"format": "date-time"})

@@ -20,7 +20,7 @@ from mcp.shared.exceptions import MCPError
 
 from tailrace.mcp.asker import Context, connection
 from tailrace.mcp.resources import MOST_SUBSCRIPTIONS, SCHEME, Runs
-from tailrace.operations import Operations
+from tailrace.registry import Operations
 
 MOST_LISTENING: Final = 1024
 """How many streams of news there may be."""

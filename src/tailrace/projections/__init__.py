@@ -9,11 +9,13 @@ from tailrace.projections.contract import Projection
 from tailrace.projections.events import Events
 from tailrace.projections.jsonrpc import JsonRpc
 from tailrace.projections.ndjson import Ndjson
+from tailrace.projections.plain import Plain
 from tailrace.projections.text import Text
 from tailrace.projections.typed import Typed
 
 STREAMS: Final[dict[str, Projection]] = {
-    projection.name: projection for projection in (Events(), Text(), Typed(), Ndjson(), JsonRpc())
+    projection.name: projection
+    for projection in (Events(), Text(), Typed(), Ndjson(), JsonRpc(), Plain())
 }
 
 

@@ -16,6 +16,9 @@ from tailrace.protocol.lifecycle import TERMINAL, State
 
 _RUN_ID: Final = re.compile(r"run_[a-z2-7]{26}", re.ASCII)
 
+THREAD: Final = r"^[^\x00-\x1f\x7f-\x9f]{1,200}$"
+"""What a thread is called: any text without control characters."""
+
 
 def run_id(entropy: bytes) -> str:
     """A run's id from 16 random bytes: 128 bits, so that it cannot be guessed."""
@@ -39,7 +42,8 @@ class RunRecord:
     Times are seconds since 1970. `input`, `progress`, `result` and `error` are JSON as
     stored; the `progress` of a run that waits for its turn is `{"position": 1}`, where it is
     next. `attempt` is the fence: an append of an older attempt is refused. `worker` names the
-    process that owns the run; `timeout` and `abandon_after` are seconds.
+    process that owns the run; `timeout` and `abandon_after` are seconds. Runs of one principal
+    and `thread` follow each other: at most one of them is active.
     """
 
     id: str
@@ -59,6 +63,7 @@ class RunRecord:
     attempt: int = 0
     worker: str = ""
     key: str | None = None
+    thread: str | None = None
     ordinal: int = 0
     first_seq: int = 1
     last_seq: int = 0
@@ -92,6 +97,7 @@ class RunQuery:
     principal: str | None = None
     states: frozenset[State] = frozenset()
     operation: str | None = None
+    thread: str | None = None
     text: str | None = None
     before: int | None = None
     since: int | None = None
@@ -104,6 +110,7 @@ class RunQuery:
             (self.principal is None or run.principal == self.principal)
             and (not self.states or run.state in self.states)
             and (self.operation is None or run.operation == self.operation)
+            and (self.thread is None or run.thread == self.thread)
             and (self.text is None or self.text in run.operation or self.text in run.id)
             and (self.before is None or run.ordinal < self.before)
             and (self.since is None or run.ordinal > self.since)
@@ -121,6 +128,7 @@ def snapshot(run: RunRecord, prefix: str = "") -> dict[str, Any]:
     return {
         "id": run.id,
         "operation": run.operation,
+        "thread": run.thread,
         "state": run.state.value,
         "input": orjson.loads(run.input),
         "created_at": stamp(run.created_at),
@@ -144,4 +152,4 @@ def snapshot(run: RunRecord, prefix: str = "") -> dict[str, Any]:
     }
 
 
-__all__ = ["RunQuery", "RunRecord", "check_run_id", "run_id", "seconds", "snapshot"]
+__all__ = ["THREAD", "RunQuery", "RunRecord", "check_run_id", "run_id", "seconds", "snapshot"]

@@ -44,12 +44,13 @@ from tailrace.testing.logbook import (
     using,
 )
 from tailrace.testing.telling import TellingContract
+from tailrace.testing.threads import ThreadContract
 
 _NOTHING_GOES: Final = Retention(None, None, None, None, None)
 
 
 @pytest.mark.anyio
-class EventLogContract(AdmissionContract, TellingContract):
+class EventLogContract(AdmissionContract, TellingContract, ThreadContract):
     """Subclass it, and override `log_factory`."""
 
     @pytest.fixture

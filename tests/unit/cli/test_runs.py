@@ -32,6 +32,14 @@ def test_ls_of_some_states(tailrace: Callable[..., Any], url: str, done: str, go
     assert done not in out
 
 
+def test_ls_of_a_thread(tailrace: Callable[..., Any], url: str, client: Client, done: str) -> None:
+    run = client.start("crunch", thread="chat 7")["id"]
+    client.wait(run)
+    told = tailrace("runs", "ls", "--thread", "chat 7", "--json")
+    assert [json.loads(line)["id"] for line in told.out.splitlines()] == [run]
+    assert "chat 7" in tailrace("runs", "show", run).out
+
+
 def test_ls_of_a_state_there_is_not(tailrace: Callable[..., Any], url: str) -> None:
     told = tailrace("runs", "ls", "--state", "walking")
     assert (told.code, told.out) == (125, "")

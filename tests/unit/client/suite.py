@@ -19,6 +19,7 @@ from tailrace.errors import (
     ServerUnreachable,
     StreamRefused,
     TailraceError,
+    ThreadBusy,
 )
 from tests.unit.client.scripted import (
     CLOSING,
@@ -272,6 +273,15 @@ class Suite:
         assert asked.headers["idempotency-key"] == "k-1"
         assert asked.headers["authorization"] == "Bearer s3cret"
 
+    def test_start_in_a_thread(self, face: Face) -> None:
+        refused = problem(409, "thread-busy", f"{RUN} is still going on.", run=RUN)
+        with scripted(reply(201, self.RUN_JSON), refused) as server:
+            face.call(server.url, "start", "crunch", thread="chat 7")
+            with pytest.raises(ThreadBusy) as error:
+                face.call(server.url, "start", "crunch", thread="chat 7")
+        assert error.value.details["run"] == RUN
+        assert server.asked[0].json == {"operation": "crunch", "input": {}, "thread": "chat 7"}
+
     def test_a_start_that_breaks_off_is_repeated_under_its_key(self, face: Face) -> None:
         with scripted(
             Answer(b"", "reset"), Answer(b"HTTP/1.1 2"), reply(200, self.RUN_JSON)
@@ -302,6 +312,11 @@ class Suite:
             )
         assert (runs, following) == ([self.RUN_JSON], "41")
         assert server.asked[0].target == "/tailrace/runs?state=running%2Cqueued&q=cr+&limit=1"
+
+    def test_the_runs_of_a_thread(self, face: Face) -> None:
+        with scripted(reply(200, {"runs": [], "next": None})) as server:
+            assert face.call(server.url, "runs", thread="chat 7&") == ([], None)
+        assert server.asked[0].target == "/tailrace/runs?thread=chat+7%26"
 
     def test_the_other_requests(self, face: Face) -> None:
         with scripted(

@@ -28,8 +28,11 @@ def server(base: str = BASE, token: str | None = "s3cret") -> Server:
     return Server(base, token)
 
 
-def start(input: Any = None, key: str = "k") -> Any:
-    return server().start("crunch", input, timeout=None, abandon_after=None, key=key)
+EVERY_RUN: dict[str, Any] = dict.fromkeys(("state", "operation", "thread", "q", "limit", "cursor"))
+
+
+def start(input: Any = None, key: str = "k", thread: str | None = None) -> Any:
+    return server().start("crunch", input, timeout=None, abandon_after=None, key=key, thread=thread)
 
 
 # ------------------------------------------------------------------ addresses
@@ -169,12 +172,12 @@ def test_a_client_for_plain_http_has_no_certificates() -> None:
         ({}, ""),
         ({"state": "running"}, "?state=running"),
         ({"state": ["running", "lost"], "limit": 0}, "?state=running%2Clost&limit=0"),
+        ({"thread": "chat 7"}, "?thread=chat+7"),
         ({"operation": "a&b", "q": "é", "cursor": "41"}, "?operation=a%26b&q=%C3%A9&cursor=41"),
     ],
 )
 def test_listing(options: dict[str, Any], query: str) -> None:
-    asked = {"state": None, "operation": None, "q": None, "limit": None, "cursor": None} | options
-    call = server().runs(**asked)
+    call = server().runs(**EVERY_RUN | options)
     assert call.url == f"{BASE}/runs{query}"
     assert call.answer(200, JSON, b'{"runs":[{}],"next":null}') == Page([{}], None)
 
@@ -192,6 +195,10 @@ def test_starting(input: Any, content: bytes) -> None:
     assert call.content == content
     assert call.headers["content-type"] == "application/json"
     assert call.headers["idempotency-key"] == "k"
+
+
+def test_starting_in_a_thread() -> None:
+    assert start(thread="t").content == b'{"operation":"crunch","input":{},"thread":"t"}'
 
 
 def test_input_that_json_cannot_say() -> None:
@@ -218,7 +225,7 @@ def test_a_run_that_is_none() -> None:
 
 
 def test_a_page_without_a_next_one() -> None:
-    call = server().runs(state=None, operation=None, q=None, limit=None, cursor=None)
+    call = server().runs(**EVERY_RUN)
     assert call.answer(200, JSON, b'{"runs":[]}') == Page([], None)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tailrace.eventlog.contract import Append
 from tailrace.eventlog.memory import MemoryLog
-from tailrace.protocol.runs import RunQuery
+from tailrace.protocol.runs import RunQuery, RunRecord
 from tailrace.testing.logbook import Heard, ended, logs, record, seqs, started, using
 
 pytestmark = pytest.mark.anyio
@@ -89,3 +89,31 @@ async def test_a_snapshot_is_made_when_it_is_asked_for() -> None:
         await log.touch([run], 5.0)
         other = await record(log, run)
         assert (other.watched_at, other.progress, one.watched_at) == (5.0, b"1", None)
+
+
+async def test_a_thread_is_found_without_looking_at_other_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[str] = []
+    matches = RunQuery.matches
+
+    def noted(query: RunQuery, run: RunRecord) -> bool:
+        looked.append(run.id)
+        return matches(query, run)
+
+    monkeypatch.setattr(RunQuery, "matches", noted)
+    async with using(MemoryLog()) as log:
+        mine = [await ended(log, 1.0, thread="t") for _ in range(3)]
+        for number in range(20):
+            await ended(log, 1.0, thread=f"u{number}")
+        assert len(await log.find(RunQuery(principal="ada", thread="t"))) == 3
+        assert looked == mine[::-1]
+
+
+async def test_nothing_is_left_of_threads_whose_runs_are_forgotten() -> None:
+    log = MemoryLog()
+    async with using(log):
+        runs = [await ended(log, 1.0, thread=thread) for thread in ("t", "t", "u")]
+        for run in runs:
+            await log.forget(run)
+        assert log._threads == {}

@@ -198,5 +198,6 @@ async def test_the_examples_work(stage: Stage, visitor: Visitor, document: dict[
     answer = await visitor.post(f"/runs/{run}/events", body)
     assert answer.json == {"appended": 1, "last_event_id": "1"}
     asked = schemas["StartRun"]["properties"]
-    body = {name: asked[name]["examples"][0] for name in ("timeout", "abandon_after")}
+    names = ("timeout", "abandon_after", "thread")
+    body = {name: asked[name]["examples"][0] for name in names}
     assert (await visitor.post("/runs", {"operation": "count", **body})).status == 201

@@ -131,6 +131,36 @@ async def test_the_answer_is_of_the_type_that_is_accepted(
     assert stage.runs.hub.is_idle
 
 
+# --- threads ---------------------------------------------------------------------------------
+
+
+async def test_the_runs_of_a_thread_follow_each_other(stage: Stage, visitor: Visitor) -> None:
+    asked = {"operation": "puppet", "thread": "chat 7 ☃"}
+    key = {"idempotency-key": "mine"}
+    first = (await visitor.post("/runs", asked, key)).json
+    assert first["thread"] == "chat 7 ☃"
+    for headers in ({}, STREAM):
+        busy = await visitor.post("/runs", asked, headers)
+        refused(busy, 409, "thread-busy")
+        assert busy.json["run"] == first["id"]
+        assert first["id"] in busy.json["detail"]
+    assert (await visitor.post("/runs", asked, key)).status == 200
+    refused(await visitor.post(f"/runs/{first['id']}/rerun"), 409, "thread-busy")
+    assert (await visitor.post("/runs", {**asked, "thread": None})).json["thread"] is None
+    stage.finish(first["id"])
+    await stage.ended(first["id"])
+    second = (await visitor.post("/runs", asked)).json
+    found = (await visitor.get("/runs?limit=1&thread=chat%207%20%E2%98%83")).json
+    assert [run["id"] for run in found["runs"]] == [second["id"]]
+    found = (await visitor.get(f"/runs?thread=chat%207%20%E2%98%83&cursor={found['next']}")).json
+    assert [run["id"] for run in found["runs"]] == [first["id"]]
+    assert found["next"] is None
+    assert (await visitor.get("/runs?thread=chat")).json == {"runs": [], "next": None}
+    stage.finish(second["id"])
+    await stage.ended(second["id"])
+    assert (await visitor.post(f"/runs/{second['id']}/rerun")).json["thread"] == "chat 7 ☃"
+
+
 # --- idempotency -----------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,14 @@ import pytest
 from tailrace.errors import RunUnknown
 from tailrace.protocol.cursor import Extent
 from tailrace.protocol.lifecycle import TERMINAL, State
-from tailrace.protocol.runs import RunQuery, RunRecord, check_run_id, run_id, snapshot
+from tailrace.protocol.runs import (
+    THREAD,
+    RunQuery,
+    RunRecord,
+    check_run_id,
+    run_id,
+    snapshot,
+)
 
 ID = "run_" + "a" * 26
 
@@ -71,6 +79,9 @@ def test_a_copy_differs_only_where_told() -> None:
         ({"states": frozenset({State.LOST})}, False),
         ({"operation": "crunch"}, True),
         ({"operation": "crun"}, False),
+        ({"thread": "t"}, True),
+        ({"thread": "T"}, False),
+        ({"principal": "bob", "thread": "t"}, False),
         ({"text": "run"}, True),
         ({"text": "aaa"}, True),
         ({"text": "Crunch"}, False),
@@ -84,13 +95,19 @@ def test_a_copy_differs_only_where_told() -> None:
     ],
 )
 def test_what_a_query_matches(query: dict[str, Any], matches: bool) -> None:
-    assert RunQuery(**query).matches(record(ordinal=5)) is matches
+    assert RunQuery(**query).matches(record(ordinal=5, thread="t")) is matches
+
+
+def test_a_run_of_its_own_is_in_no_thread() -> None:
+    assert RunQuery().matches(record())
+    assert not RunQuery(thread="t").matches(record())
 
 
 def test_the_snapshot_of_a_new_run() -> None:
     assert snapshot(record(input=b'{"rows":3}'), "/tailrace") == {
         "id": ID,
         "operation": "crunch",
+        "thread": None,
         "state": "queued",
         "input": {"rows": 3},
         "created_at": "1970-01-01T00:00:00.000Z",
@@ -112,6 +129,20 @@ def test_the_snapshot_of_a_new_run() -> None:
             "cancel": f"/tailrace/runs/{ID}/cancel",
         },
     }
+
+
+def test_the_snapshot_of_a_run_of_a_thread() -> None:
+    assert snapshot(record(thread="chat-7"))["thread"] == "chat-7"
+
+
+@pytest.mark.parametrize("text", ["a", "x" * 200, "chat 7: ☃\u00a0\U0001f469\u200d\U0001f680", "'"])
+def test_what_a_thread_may_be_called(text: str) -> None:
+    assert re.fullmatch(THREAD, text)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 201, "a\n", "\n", "a\0", "\x1b[1m", "\x7f", "\x85"])
+def test_what_no_thread_is_called(text: str) -> None:
+    assert re.fullmatch(THREAD, text) is None
 
 
 def test_the_snapshot_of_a_finished_run() -> None:

@@ -27,6 +27,7 @@ from tailrace.eventlog.contract import (
     Commit,
     Listener,
     Retention,
+    busy,
 )
 from tailrace.eventlog.sqlite import erasure, schema
 from tailrace.eventlog.sqlite.followed import Followed
@@ -44,6 +45,9 @@ _ACTIVE: Final = "r.ended_at IS NULL AND r.state NOT IN ({})".format(
     ", ".join(f"'{state}'" for state in sorted(TERMINAL))
 )
 """`ended_at` chooses the index, the state decides."""
+_GOING_ON: Final = (
+    "SELECT id FROM runs WHERE principal = ? AND thread = ? AND ended_at IS NULL LIMIT 1"
+)
 
 
 def _settle(future: asyncio.Future[Any], outcome: Verdict) -> None:
@@ -272,6 +276,11 @@ def _create(connection: sqlite3.Connection, run: RunRecord) -> RunRecord:
         ).fetchone()
         if row is not None:
             return schema.record(row)
+    if run.thread is not None:
+        # Nobody can get ahead: the transaction has the file's one lock for writers.
+        row = connection.execute(_GOING_ON, (run.principal, run.thread)).fetchone()
+        if row is not None:
+            raise busy(run.thread, row[0])
     ordinal = connection.execute(schema.INSERT_RUN, schema.values(run)).lastrowid
     connection.execute("INSERT INTO inputs VALUES (?, ?)", (ordinal, run.input))
     return run.with_(ordinal=ordinal)

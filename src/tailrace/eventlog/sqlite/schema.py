@@ -27,13 +27,19 @@ from tailrace.protocol.blocks import Block
 from tailrace.protocol.lifecycle import ACTIVE, State
 from tailrace.protocol.runs import RunQuery, RunRecord
 
-VERSION: Final = 2
+VERSION: Final = 3
 APPLICATION: Final = 0x7461696C  # "tail": `file` and we ourselves tell our files from others
 BUSY_SECONDS: Final = 10.0
 
 logger = logging.getLogger("tailrace.eventlog")
 
-_TABLES: Final = """
+# Of a thread at most one run is active: the second index would refuse another.
+_THREADS: Final = """
+CREATE INDEX runs_thread ON runs (thread, principal, ordinal) WHERE thread IS NOT NULL;
+CREATE UNIQUE INDEX runs_turn ON runs (principal, thread)
+    WHERE thread IS NOT NULL AND ended_at IS NULL;
+"""
+_TABLES: Final = f"""
 CREATE TABLE runs (
     ordinal INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -45,7 +51,7 @@ CREATE TABLE runs (
     progress BLOB, result BLOB, error BLOB,
     attempt INTEGER NOT NULL, worker TEXT NOT NULL, key TEXT,
     first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, size INTEGER NOT NULL,
-    epoch INTEGER NOT NULL, base INTEGER NOT NULL
+    epoch INTEGER NOT NULL, base INTEGER NOT NULL, thread TEXT
 ) STRICT;
 CREATE UNIQUE INDEX runs_key ON runs (principal, key) WHERE key IS NOT NULL;
 CREATE INDEX runs_principal ON runs (principal, ordinal);
@@ -60,13 +66,15 @@ CREATE TABLE forgotten (ordinal INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE producers (
     run INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
     PRIMARY KEY (run, id)
-) STRICT, WITHOUT ROWID;
-"""
+) STRICT, WITHOUT ROWID;{_THREADS}"""
+
+_OLDER: Final = {2: f"ALTER TABLE runs ADD COLUMN thread TEXT;\n{_THREADS}"}
+"""What makes a file of this format of one of an older."""
 
 _COLUMNS: Final = (
     "ordinal", "id", "operation", "principal", "created_at", "state", "started_at", "ended_at",
     "watched_at", "timeout", "abandon_after", "progress", "result", "error", "attempt", "worker",
-    "key", "first_seq", "last_seq", "size", "epoch", "base",
+    "key", "first_seq", "last_seq", "size", "epoch", "base", "thread",
 )  # fmt: skip
 SELECT_RUN: Final = (
     f"SELECT {', '.join(f'r.{name}' for name in _COLUMNS)}, i.input "
@@ -89,7 +97,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def establish(path: Path) -> sqlite3.Connection:
-    """The first connection: makes the tables in a new file, which is its owner's alone.
+    """The first connection: makes the tables in a new file, which is its owner's alone, and
+    adds what a file of an older format lacks.
 
     Raises LogError, before it changes anything, for a file that is not ours.
     """
@@ -97,7 +106,7 @@ def establish(path: Path) -> sqlite3.Connection:
     connection = _opened(path)
     try:
         # WAL mode stays in the file: not a thing to do to another program's database.
-        _is_made(connection)
+        _format(connection)
         _settle(connection)
         _make(connection)
     except BaseException:
@@ -155,26 +164,29 @@ def _settle(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_size_limit=67108864")
 
 
-def _is_made(connection: sqlite3.Connection) -> bool:
+def _format(connection: sqlite3.Connection) -> int:
+    """Which one the file has; 0 for a new file. Raises LogError."""
     # The tables first: another process that is making them sets the rest with them.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if not tables:
-        return False
+        return 0
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if (application, version) != (APPLICATION, VERSION):
+    if application != APPLICATION or version not in {*_OLDER, VERSION}:
         raise LogError(
             "The file holds another program's database, or another version's log.",
             fix=f"Name another file; this version writes log format {VERSION}.",
         )
-    return True
+    return int(version)
 
 
 def _make(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not _is_made(connection):
-            for statement in _TABLES.split(";\n"):
+        # Asked again: another process may have come first.
+        found = _format(connection)
+        if found != VERSION:
+            for statement in (_OLDER[found] if found else _TABLES).split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={VERSION}")
             connection.execute(f"PRAGMA application_id={APPLICATION}")
@@ -215,6 +227,8 @@ def question(query: RunQuery) -> tuple[str, list[object]]:
         terms.append((f"r.state IN ({marks})", [state.value for state in query.states]))
     if query.operation is not None:
         terms.append(("r.operation = ?", [query.operation]))
+    if query.thread is not None:
+        terms.append(("r.thread = ?", [query.thread]))
     if query.text is not None:
         # instr, not LIKE: the text is the user's and % would be a wildcard.
         terms.append(("(instr(r.operation, ?) OR instr(r.id, ?))", [query.text, query.text]))

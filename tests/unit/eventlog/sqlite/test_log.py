@@ -20,14 +20,15 @@ from tailrace.errors import (
     LogFull,
     RunUnknown,
     TailraceError,
+    ThreadBusy,
     WriterFenced,
 )
-from tailrace.eventlog.contract import READ_BYTES, Append, Producer
+from tailrace.eventlog.contract import READ_BYTES, Append, Commit, Producer
 from tailrace.eventlog.retention import Retention
 from tailrace.eventlog.sqlite import SqliteLog
 from tailrace.protocol.events import Draft, draft
 from tailrace.protocol.lifecycle import State
-from tailrace.protocol.runs import RunQuery
+from tailrace.protocol.runs import RunQuery, RunRecord
 from tailrace.testing.logbook import (
     Heard,
     ended,
@@ -62,7 +63,7 @@ async def says(child: Child) -> list[str]:
 
 async def test_a_reopened_file_has_everything(path: Path) -> None:
     async with using(SqliteLog(path)) as log:
-        runs = [await started(log, key=str(number)) for number in range(3)]
+        runs = [await started(log, key=str(n), thread=f"t{n}") for n in range(3)]
         for run in runs:
             await log.append(Append(run, logs(5), producer=Producer("p", 3, 1)))
         await log.append(Append(runs[0], patch={"progress": b"[1]", "attempt": 7}))
@@ -74,6 +75,8 @@ async def test_a_reopened_file_has_everything(path: Path) -> None:
         assert await log.find(RunQuery()) == records
         assert [await kept(log, run) for run in runs] == events
         assert (await log.create(new_run(key="1"))).id == runs[1]
+        with pytest.raises(ThreadBusy, match=runs[1]):
+            await log.create(new_run(thread="t1"))
         with pytest.raises(WriterFenced):
             await log.append(Append(runs[1], logs(1), producer=Producer("p", 2, 6)))
         commit = await log.append(Append(runs[1], logs(3), producer=Producer("p", 3, 4)))
@@ -327,6 +330,79 @@ async def test_both_number_one_run_without_a_clash(
     assert await seqs(log, run) == list(range(1, 101))
     spans = {range(commit.first, commit.last + 1) for commit in ours}
     assert not any(last in span for span in spans for last in theirs)
+
+
+CREATES = """
+from tailrace.errors import ThreadBusy
+from tailrace.testing.logbook import new_run
+
+async def create(log, number):
+    try:
+        return (await log.create(new_run(thread=f"t{number}"))).id
+    except ThreadBusy as busy:
+        return busy.details["run"]
+
+async def main():
+    async with using(SqliteLog(path)) as log:
+        say("ready")
+        await told()
+        say(*await asyncio.gather(*(create(log, number) for number in range(50))))
+
+asyncio.run(main())
+"""
+
+
+async def test_processes_agree_on_who_has_a_thread(
+    log: SqliteLog, path: Path, spawn: Spawn
+) -> None:
+    children = [spawn(CREATES, path) for _ in range(3)]
+    for child in children:
+        assert await says(child) == ["ready"]
+    for child in children:
+        child.tell("go")
+    asked = (log.create(new_run(thread=f"t{number}")) for number in range(50))
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    ours = [
+        outcome.details["run"] if isinstance(outcome, ThreadBusy) else outcome.id
+        for outcome in outcomes
+        if isinstance(outcome, ThreadBusy | RunRecord)
+    ]
+    runs = {run.thread: run.id for run in await log.find(RunQuery(limit=500))}
+    assert ours == [runs[f"t{number}"] for number in range(50)]
+    for child in children:
+        assert await says(child) == ours
+    assert len(await log.find(RunQuery(limit=500))) == 50
+
+
+async def test_an_end_elsewhere_frees_the_thread(log: SqliteLog, path: Path) -> None:
+    async with using(SqliteLog(path)) as other:
+        run = await started(log, thread="t")
+        # It knows the run by heart by now.
+        await other.append(Append(run, logs(1)))
+        with pytest.raises(ThreadBusy, match=run):
+            await other.create(new_run(thread="t"))
+        await log.append(ending(run))
+        assert (await other.create(new_run(thread="t"))).thread == "t"
+        with pytest.raises(ThreadBusy):
+            await log.create(new_run(thread="t"))
+
+
+async def test_a_refusal_is_one_job_s_own(log: SqliteLog) -> None:
+    """In one group with an append that the tables refuse: each job is then tried alone."""
+    run = await started(log, thread="t")
+    poison = Append(run, logs(1, "poison"), patch={"attempt": 2**64})
+    outcomes = await asyncio.gather(
+        log.create(new_run(thread="t")),
+        log.create(new_run(thread="u")),
+        log.append(poison),
+        log.create(new_run(thread="u")),
+        log.append(Append(run, logs(1))),
+        return_exceptions=True,
+    )
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [ThreadBusy, RunRecord, TailraceError, ThreadBusy, Commit]
+    assert await seqs(log, run) == [1]
+    assert len(await log.find(RunQuery())) == 2
 
 
 async def test_a_killed_process_leaves_orphans_and_a_live_one_none(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tailrace.errors import LogCorrupt, LogError, LogFull, TailraceError
 from tailrace.eventlog.sqlite import schema
 from tailrace.protocol.blocks import pack
 from tailrace.protocol.lifecycle import State
-from tailrace.protocol.runs import RunQuery
+from tailrace.protocol.runs import RunQuery, RunRecord
 from tailrace.testing.logbook import logs, new_run
 
 Connection = sqlite3.Connection
@@ -116,6 +117,172 @@ def test_many_may_make_one_file_at_once(tmp_path: Path) -> None:
     assert failures == []
 
 
+# What version 2 wrote, in its own words.
+FORMAT_2 = """
+CREATE TABLE runs (
+    ordinal INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    operation TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    state TEXT NOT NULL,
+    started_at REAL, ended_at REAL, watched_at REAL, timeout REAL, abandon_after REAL,
+    progress BLOB, result BLOB, error BLOB,
+    attempt INTEGER NOT NULL, worker TEXT NOT NULL, key TEXT,
+    first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL, size INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, base INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX runs_key ON runs (principal, key) WHERE key IS NOT NULL;
+CREATE INDEX runs_principal ON runs (principal, ordinal);
+CREATE INDEX runs_active ON runs (worker) WHERE ended_at IS NULL;
+CREATE INDEX runs_ended ON runs (ended_at) WHERE ended_at IS NOT NULL;
+CREATE TABLE inputs (ordinal INTEGER PRIMARY KEY, input BLOB NOT NULL) STRICT;
+CREATE TABLE blocks (
+    at INTEGER NOT NULL UNIQUE, first INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    sum INTEGER NOT NULL, wire BLOB NOT NULL
+) STRICT;
+CREATE TABLE forgotten (ordinal INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE producers (
+    run INTEGER NOT NULL, id TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (run, id)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version=2;
+PRAGMA application_id=1952541036;
+"""
+INSERT_2 = """
+INSERT INTO runs (id, operation, principal, created_at, state, started_at, ended_at, watched_at,
+    timeout, abandon_after, progress, result, error, attempt, worker, key, first_seq, last_seq,
+    size, epoch, base)
+VALUES (?, 'crunch', 'ada', 1.5, ?, 2.5, ?, 4.5, 5.5, 6.5, x'7b7d', ?, NULL, 3, 'w', ?, 1, ?, ?,
+    0, 0)
+"""
+
+
+def add_run_2(connection: Connection, state: str, key: str, events: int) -> RunRecord:
+    """A run as version 2 kept it; the record it must be read as."""
+    wire = pack(1, logs(events))
+    ended_at, result = (3.5, b"[1]") if state == "completed" else (None, None)
+    id = new_run().id
+    given = (id, state, ended_at, result, key, events, len(wire))
+    ordinal = connection.execute(INSERT_2, given).lastrowid
+    assert ordinal is not None
+    connection.execute("INSERT INTO inputs VALUES (?, ?)", (ordinal, b'{"rows":3}'))
+    connection.execute("INSERT INTO producers VALUES (?, 'p', 1, ?)", (ordinal, events))
+    add_block(connection, ordinal, 1, events)
+    return RunRecord(
+        ordinal=ordinal, id=id, operation="crunch", principal="ada", created_at=1.5,
+        state=State(state), input=b'{"rows":3}', started_at=2.5, ended_at=ended_at,
+        watched_at=4.5, timeout=5.5, abandon_after=6.5, progress=b"{}", result=result, attempt=3,
+        worker="w", key=key, last_seq=events, size=len(wire),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def of_version_2(path: Path) -> list[RunRecord]:
+    """A file of format 2 at `path`; its runs."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.executescript(FORMAT_2)
+        made = [
+            add_run_2(connection, ("completed", "running", "queued")[n % 3], f"k{n}", n + 1)
+            for n in range(30)
+        ]
+        connection.execute("INSERT INTO forgotten VALUES (77)")
+    return made
+
+
+def is_made_of(connection: Connection) -> dict[str, Any]:
+    """The tables with their columns, the indexes with theirs and their conditions."""
+    found: dict[str, Any] = {}
+    told = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+    for kind, name, sql in connection.execute(told):
+        columns = connection.execute(f"PRAGMA {kind}_info({name})").fetchall()
+        condition = " ".join(sql.split()).partition(" WHERE ")[2]
+        found[name] = (kind, columns, sql.startswith("CREATE UNIQUE"), condition)
+    return found
+
+
+def test_a_file_of_format_2_becomes_one_of_today(
+    path: Path, tmp_path: Path, of_version_2: list[RunRecord]
+) -> None:
+    with (
+        closing(schema.establish(path)) as connection,
+        closing(schema.establish(tmp_path / "new.db")) as new,
+    ):
+        assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+        assert is_made_of(connection) == is_made_of(new)
+        rows = connection.execute(f"{schema.SELECT_RUN} ORDER BY r.ordinal").fetchall()
+        assert [schema.record(row) for row in rows] == of_version_2
+        for run in of_version_2:
+            (block,) = schema.read(connection, run.id, 0, 10**6)
+            assert block.wire == pack(1, logs(run.last_seq))
+        assert connection.execute("SELECT * FROM forgotten").fetchall() == [(77,)]
+        assert connection.execute("SELECT sum(seq) FROM producers").fetchone() == (465,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        add_run(connection, thread="t")
+    schema.establish(path).close()
+
+
+def test_many_may_open_a_file_of_format_2_at_once(
+    path: Path, tmp_path: Path, of_version_2: list[RunRecord]
+) -> None:
+    failures: list[BaseException] = []
+    found: list[int] = []
+    for round_ in range(10):
+        place = tmp_path / f"{round_}.db"
+        shutil.copyfile(path, place)
+        barrier = threading.Barrier(6)
+
+        def open_(place: Path = place, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            try:
+                with closing(schema.establish(place)) as connection:
+                    add_run(connection)
+                    found.append(connection.execute("PRAGMA user_version").fetchone()[0])
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=open_) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with closing(schema.connect(place)) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+            assert count == len(of_version_2) + 6
+    assert failures == []
+    assert found == [schema.VERSION] * 60
+
+
+def test_who_has_it_open_in_format_2_goes_on(path: Path, of_version_2: list[RunRecord]) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        ended = "UPDATE runs SET state = 'completed', ended_at = 9.0 WHERE id = ?"
+        old.execute(ended, (of_version_2[1].id,))
+        with closing(schema.establish(path)) as connection:
+            made = add_run_2(old, "running", "new", 2)
+            row = connection.execute(f"{schema.SELECT_RUN} WHERE r.id = ?", (made.id,)).fetchone()
+            assert schema.record(row) == made
+            thread, _ = add_run(connection, thread="t")
+            old.execute(ended, (thread,))
+            add_run(connection, thread="t")
+
+
+def test_a_step_that_fails_leaves_the_file_as_it_was(
+    path: Path, of_version_2: list[RunRecord]
+) -> None:
+    with closing(sqlite3.connect(path)) as theirs:
+        # The last of the statements finds its name taken.
+        theirs.execute("CREATE TABLE runs_turn (x)")
+    with pytest.raises(sqlite3.OperationalError, match="runs_turn"):
+        schema.establish(path)
+    with closing(sqlite3.connect(path)) as found:
+        assert found.execute("PRAGMA user_version").fetchone() == (2,)
+        columns = [row[1] for row in found.execute("PRAGMA table_info(runs)")]
+        assert "thread" not in columns
+        found.execute("DROP TABLE runs_turn")
+    schema.establish(path).close()
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -125,6 +292,12 @@ def test_many_may_make_one_file_at_once(tmp_path: Path) -> None:
             f"CREATE TABLE runs (id TEXT); PRAGMA application_id={schema.APPLICATION}; "
             f"PRAGMA user_version={schema.VERSION + 1}"
         ),
+        *(
+            f"CREATE TABLE runs (id TEXT); PRAGMA application_id={schema.APPLICATION}; "
+            f"PRAGMA user_version={version}"
+            for version in (0, 1)
+        ),
+        "CREATE TABLE runs (id TEXT); PRAGMA user_version=2",
     ],
 )
 def test_another_programs_database_is_refused_untouched(path: Path, statement: str) -> None:
@@ -162,6 +335,7 @@ def test_a_run_survives_the_table(connection: Connection) -> None:
         started_at=1.0,
         progress=b"{}",
         attempt=3,
+        thread="t",
     )
     ordinal = connection.execute(schema.INSERT_RUN, schema.values(run)).lastrowid
     connection.execute("INSERT INTO inputs VALUES (?, ?)", (ordinal, run.input))
@@ -179,21 +353,51 @@ def test_a_question_asks_only_for_what_is_given() -> None:
             principal="ada",
             states=frozenset({State.LOST}),
             operation="o",
+            thread="t",
             text="'; DROP TABLE runs; --",
             before=9,
             since=1,
         )
     )
-    assert given == ["ada", "lost", "o", *["'; DROP TABLE runs; --"] * 2, 9, 1, 50]
+    assert given == ["ada", "lost", "o", "t", *["'; DROP TABLE runs; --"] * 2, 9, 1, 50]
     assert sql.count("?") == len(given)
     assert "DROP" not in sql
 
 
-def test_the_runs_of_a_principal_are_found_by_index(connection: Connection) -> None:
-    sql, given = schema.question(RunQuery(principal="ada"))
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (RunQuery(principal="ada"), "runs_principal"),
+        (RunQuery(principal="ada", thread="t"), "runs_thread (thread=? AND principal=?)"),
+        (
+            RunQuery(principal="ada", thread="t", before=9, operation="chat"),
+            "runs_thread (thread=? AND principal=? AND ordinal<?)",
+        ),
+    ],
+)
+def test_runs_are_found_by_index(connection: Connection, query: RunQuery, index: str) -> None:
+    sql, given = schema.question(query)
     plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", given))
-    assert "runs_principal" in plan
+    assert index in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_a_thread_is_found_by_index_whoever_asks(connection: Connection) -> None:
+    sql, given = schema.question(RunQuery(thread="t"))
+    plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", given))
+    assert "runs_thread (thread=?)" in plan
+
+
+def test_the_tables_themselves_refuse_a_second_active_run(connection: Connection) -> None:
+    run, _ = add_run(connection, thread="t")
+    add_run(connection, thread="t", principal="bob")
+    add_run(connection, thread="u")
+    for _ in range(2):
+        add_run(connection)
+        with pytest.raises(sqlite3.IntegrityError):
+            add_run(connection, thread="t")
+    connection.execute("UPDATE runs SET ended_at = 1.0 WHERE id = ?", (run,))
+    add_run(connection, thread="t")
 
 
 # ---------------------------------------------------------------- blocks
