@@ -324,6 +324,11 @@ class Engine:
         await self.start()
         return await self.log.find(query)
 
+    async def newest(self, thread: str, principal: str | None = None) -> Run | None:
+        """The last run that was started in a thread, by `principal` if it is named."""
+        found = await self.find(RunQuery(thread=thread, principal=principal, limit=1))
+        return Run(found[0].id, self) if found else None
+
     async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
         """Ask a run to stop, wherever it executes. Harmless for one that has ended.
 
