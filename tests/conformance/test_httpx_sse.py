@@ -9,13 +9,13 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
 
-from tailrace.projections import STREAMS
 from tests.host import hosted
 from tests.stage import Stage, staged
 
 pytestmark = pytest.mark.anyio
 
-FORMATS = [name for name, told in STREAMS.items() if told.media_type.startswith("text/event")]
+# Those in which each event is one message.
+FORMATS = ["events", "text", "typed", "jsonrpc"]
 LINES = ["plain", "two\nlines", "cr\rcrlf\r\n", "  spaces: and colons:", "\u2028\u0085\f", "", "😀"]
 
 

@@ -16,7 +16,7 @@ from tailrace.hub import Hub
 from tailrace.outlet import End
 from tailrace.projections.contract import chosen
 from tailrace.protocol.blocks import Block, pack
-from tailrace.protocol.cursor import Cursor, Kind
+from tailrace.protocol.cursor import Kind
 from tailrace.protocol.events import GAP, Draft, Event, seconds
 from tailrace.protocol.runs import RunRecord
 from tailrace.protocol.wire import LAST_EVENT_ID
@@ -31,6 +31,7 @@ class Playback(Streaming):
     def __init__(
         self, hub: Hub, log: EventLog, record: RunRecord, telling: Telling, speed: float
     ) -> None:
+        telling = telling.resting()
         super().__init__(hub, telling.manner)
         self._log = log
         self._record = record
@@ -50,7 +51,8 @@ class Playback(Streaming):
                 if start.kind is Kind.FINISHED:
                     await problems.nothing()(scope, receive, send)
                 else:
-                    self.headers[LAST_EVENT_ID] = str(Cursor(subscription.epoch, start.after))
+                    last = self._telling.begun(start, subscription.epoch)
+                    self.headers[LAST_EVENT_ID] = str(last)
                     watchers = self._hub.watchers(self._run)
                     await self.stream(subscription, scope, receive, send, watchers)
         except (RunUnknown, CursorFromFuture, LogError, TooManyRequests) as error:

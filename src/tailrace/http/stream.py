@@ -7,6 +7,7 @@ through ASGI, the hub sends the rest, and the bytes are the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from starlette.responses import Response
@@ -18,6 +19,7 @@ from tailrace.http import problems
 from tailrace.http.outlets import AsgiOutlet, opened
 from tailrace.hub import Hub
 from tailrace.outlet import Outlet, is_gone
+from tailrace.projections.rest import resting
 from tailrace.protocol.access import caller
 from tailrace.protocol.cursor import Cursor, Kind, Resume
 from tailrace.protocol.wire import LAST_EVENT_ID, STREAM_HEADERS
@@ -32,6 +34,20 @@ class Telling(NamedTuple):
 
     cursor: Cursor | str
     manner: Manner
+
+    def resting(self) -> Telling:
+        """Without the frames that the watcher has of an event, where it has not had all of them."""
+        projection = resting(self.manner.projection, self.cursor)
+        if projection is self.manner.projection:
+            return self
+        return self._replace(manner=replace(self.manner, projection=projection))
+
+    def begun(self, start: Resume, epoch: int) -> Cursor:
+        """What the watcher has, now that it is decided where it goes on."""
+        cursor = self.cursor
+        if isinstance(cursor, Cursor) and cursor.frame is not None and start.lost is None:
+            return cursor
+        return Cursor(epoch, start.after)
 
 
 class RunStream(Response):
@@ -61,7 +77,7 @@ class RunStream(Response):
         ]
         self._hub = hub
         self._run = run
-        self._telling = telling
+        self._telling = telling.resting()
         self._is_promised = is_promised
 
     @property
@@ -104,7 +120,7 @@ class RunStream(Response):
             seat = seats.take(who)
             # For whoever asked for `latest`: a cut before the first event would otherwise
             # leave them without a cursor to come back with.
-            last = self.named(Cursor(record.epoch, start.after)).encode()
+            last = self.named(self._telling.begun(start, record.epoch)).encode()
             headers = [*self.raw_headers, (LAST_EVENT_ID.encode(), last)]
             first = self.opening
             ready = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from tailrace.protocol import sse
 from tailrace.protocol.blocks import Block
@@ -58,10 +58,36 @@ def cursor(block: Block, event: Event) -> str:
     return str(Cursor(block.epoch, event.seq)) if block.epoch else str(event.seq)
 
 
+def framed(block: Block, event: Event, bodies: Sequence[bytes]) -> bytes:
+    """An event in as many frames as there are `bodies`: whole lines that follow the id, such as
+    `data: {…}`. The last frame has the event's own id; those before it say which they are (`57.1`),
+    so that a client that is cut between two gets those it has not had (see `rest`).
+    """
+    if not bodies:
+        return b""
+    id_, last = cursor(block, event).encode(), len(bodies)
+    return b"".join(
+        (b"id: %b.%d\n%b\n\n" % (id_, frame, body))
+        if frame < last
+        else (b"id: %b\n%b\n\n" % (id_, body))
+        for frame, body in enumerate(bodies, 1)
+    )
+
+
+def merged(event: Event) -> bytes:
+    """An event as one JSON object: its payload, and its `type` before all else."""
+    if b'"type":' in event.data:
+        # The payload may have a `type` of its own. The event's wins: it is what a client
+        # dispatches on, and JSON with the key twice means something else to each parser.
+        return to_json({**event.payload, "type": event.type})
+    # A payload always has its timestamp, so the object is never empty.
+    return b'{"type":"%b",%b' % (event.type.encode(), event.data[1:])
+
+
 class ServerSent:
     """What every server-sent-events projection does alike."""
 
-    name: ClassVar[str]
+    name: str
     media_type = f"{EVENT_STREAM}; charset=utf-8"
     # Neither of them ends in a blank line: httpx-sse dispatches an empty event there.
     opening = sse.comment("tailrace") + sse.retry(RETRY_MS)

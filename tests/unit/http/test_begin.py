@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,34 @@ async def test_an_endpoint_takes_no_strangers(tmp_path: Path) -> None:
         assert await runs.find(RunQuery()) == []
         told = await visitor.get("/work?format=ndjson")
         assert told.headers["content-type"].startswith("application/x-ndjson")
+
+
+async def test_a_request_that_comes_back_in_the_midst_of_an_event(tmp_path: Path) -> None:
+    runs = Tailrace(tmp_path / "x.db")
+
+    @runs.operation
+    async def work() -> AsyncIterator[tuple[str, dict[str, str]]]:
+        yield "thinking_start", {"part": "1.0"}
+        yield "thinking_end", {"part": "1.0"}
+
+    app = FastAPI()
+
+    @app.get("/work")
+    async def stream(request: Request) -> Response:
+        return await runs.stream(work, request)
+
+    async with runs:
+        visitor = Visitor(app)
+        first = await visitor.get("/work?format=ag-ui")
+        run = first.headers["tailrace-run"]
+        ids = [event.id for event in first.events]
+        assert ids == [f"{run}:{at}" for at in ("1", "2.1", "2", "3.1", "3", "4")]
+        for cut, last in enumerate(ids[:-1], 1):
+            again = await visitor.get("/work?format=ag-ui", {"last-event-id": last})
+            assert again.headers["tailrace-run"] == run
+            assert again.events == first.events[cut:]
+            assert again.headers["last-event-id"] == last
+        assert len(await runs.find(RunQuery())) == 1
 
 
 async def test_where_the_endpoints_of_runs_are_is_not_guessed(tmp_path: Path) -> None:

@@ -93,6 +93,19 @@ async def test_a_playback_resumes_and_filters(
     assert sleeper.slept == pytest.approx(3)
 
 
+async def test_a_playback_goes_on_in_the_midst_of_an_event(
+    stage: Stage, visitor: Visitor, sleeper: Sleeper
+) -> None:
+    told: list[Tale] = [("log", {}, 1), ("thinking_start", {"part": "1.0"}, 2), ("log", {}, 3)]
+    run = await stage.written(told, ends=4)
+    target = f"/runs/{run}/events?speed=10&format=ag-ui"
+    whole = (await visitor.get(target)).events
+    answer = await visitor.get(target, {"last-event-id": "2.1"})
+    assert [event.id for event in whole] == ["1.1", "1", "2.1", "2", "3", "4"]
+    assert answer.events == whole[3:]
+    assert answer.headers["last-event-id"] == "2.1"
+
+
 async def test_a_run_that_goes_on_has_no_timing_yet(stage: Stage, visitor: Visitor) -> None:
     run = await stage.start()
     answer = await visitor.get(f"/runs/{run}/events?speed=4")

@@ -8,6 +8,7 @@ from tailrace.eventlog.contract import Retention
 from tailrace.projections import STREAMS
 from tailrace.protocol.wire import HEARTBEAT_SECONDS
 from tests.stage import Stage, Tale, staged
+from tests.turns import THINKING
 from tests.visitor import Visitor
 
 pytestmark = pytest.mark.anyio
@@ -157,8 +158,9 @@ async def test_ndjson_is_json_on_every_line(stage: Stage, visitor: Visitor) -> N
         ("?after=latest", "3", [4]),
         ("?after=3", "", [4]),
         ("?after=0-2", None, [3, 4]),
-        # Half of event 3 was received: it comes again.
-        ("?after=3.1", None, [3, 4]),
+        # One frame of event 3 was received, and in this format it has no more.
+        ("?after=3.1", None, [4]),
+        ("?after=3.0", None, [3, 4]),
     ],
 )
 async def test_where_a_watcher_goes_on(
@@ -168,6 +170,50 @@ async def test_where_a_watcher_goes_on(
     headers = {} if header is None else {"last-event-id": header}
     answer = await visitor.get(f"/runs/{run}/events{query}", headers)
     assert (answer.status, answer.ids) == (200, ids)
+
+
+async def test_a_cut_between_two_frames_of_an_event(stage: Stage, visitor: Visitor) -> None:
+    said: list[Tale] = [(type_, payload, n) for n, (type_, payload) in enumerate(THINKING[:-1])]
+    run = await stage.written(said, ends=len(said))
+    target = f"/runs/{run}/events?format=ag-ui"
+    whole = (await visitor.get(target)).events
+    assert [event.id for event in whole[:6]] == ["1", "2", "3", "4.1", "4", "5"]
+    for cut, event in enumerate(whole[:-1], 1):
+        again = await visitor.get(target, {"last-event-id": event.id})
+        assert again.events == whole[cut:]
+        assert again.headers["last-event-id"] == event.id, "to be cut again costs nothing"
+    last = await visitor.get(target, {"last-event-id": whole[-1].id})
+    assert last.status == 204
+
+
+async def test_watchers_with_and_without_a_part_of_an_event(stage: Stage, visitor: Visitor) -> None:
+    run = await stage.start()
+    await stage.head(run, 2)
+    stage.emit(run, "thinking_start", part="1.0")
+    await stage.head(run, 3)
+    target = f"/runs/{run}/events?format=ag-ui&after="
+    async with (
+        visitor.visit("GET", f"{target}2") as whole,
+        visitor.visit("GET", f"{target}3.1") as rest,
+    ):
+        stage.emit(run, "thinking_chunk", part="1.0", chunk="hm")
+        for visit in (whole, rest):
+            await visit.told(b'"hm"')
+        assert [event.id for event in whole.events] == ["3.1", "3", "4"]
+        assert rest.events == whole.events[1:]
+
+
+async def test_a_part_of_an_event_that_is_gone() -> None:
+    async with staged(retention=Retention(run_events=4)) as stage:
+        run = await stage.written([("thinking_start", {"part": f"{n}.0"}, 1) for n in range(9)])
+        first = (await stage.runs.record(run)).first_seq
+        target = f"/runs/{run}/events?format=ag-ui&after=2.1"
+        async with stage.visitor.visit("GET", target) as visit:
+            await visit.until(lambda v: len(v.events) > 4)
+            gap, *rest = visit.events
+            assert json.loads(gap.data)["value"] == {"run": run, "from": 2, "to": first - 1}
+            assert rest[0].id == f"{first}.1"
+            assert visit.headers["last-event-id"] == str(first - 1)
 
 
 @pytest.mark.parametrize("name", STREAMS)

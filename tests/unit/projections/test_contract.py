@@ -4,7 +4,7 @@ import pytest
 
 from tailrace.errors import FormatUnknown
 from tailrace.projections import STREAMS, Projection, stream
-from tailrace.projections.contract import chosen, cursor
+from tailrace.projections.contract import chosen, cursor, framed
 from tailrace.projections.output import Output
 from tailrace.protocol.blocks import Block, pack
 from tailrace.protocol.events import TERMINAL_TYPES, draft
@@ -31,6 +31,18 @@ def test_an_id_has_the_epoch_of_its_block() -> None:
     for epoch, expected in ((0, "7"), (2, "2-7")):
         some = block(7, epoch)
         assert cursor(some, some.events[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("bodies", "ids"),
+    [([], []), ([b"data: a"], ["2-7"]), ([b"data: a", b"data: b", b"data: c"],
+                                        ["2-7.1", "2-7.2", "2-7"])],
+)  # fmt: skip
+def test_the_last_frame_of_an_event_has_its_id(bodies: list[bytes], ids: list[str]) -> None:
+    some = block(7, 2)
+    told = framed(some, some.events[0], bodies)
+    assert [event.id for event in Decoder().feed(told)] == ids
+    assert [event.data for event in Decoder().feed(told)] == ["a", "b", "c"][: len(ids)]
 
 
 def test_a_format_is_found_by_its_name() -> None:
