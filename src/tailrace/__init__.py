@@ -23,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from tailrace.agent.tools import tool
     from tailrace.client import AsyncClient, Client
     from tailrace.errors import RunCancelled, TailraceError
     from tailrace.eventlog.contract import EventLog
@@ -70,6 +71,7 @@ __all__ = [
     "Tailrace",
     "TailraceError",
     "current",
+    "tool",
     "tqdm",
 ]
 
@@ -98,6 +100,7 @@ _HOMES: Final = {
     "Tailrace": "tailrace.facade",
     "TailraceError": "tailrace.errors",
     "current": "tailrace.run",
+    "tool": "tailrace.agent.tools",
     "tqdm": "tailrace.runners.bars",
 }
 

@@ -14,11 +14,14 @@ text_chunk       {part, chunk, position}: where the chunk begins in all the text
 text_end         {part, length}
 tool_detected    {part, id, name}: the model begins to write a call
 tool_args        {part, id, name, chunk}: of the call's JSON
-tool_ready       {part, id, name, input}: an object; text, where the model wrote no JSON
-tools_executing  {iteration, count, tools: [{id, name, input}]}
+tool_ready       {part, id, name, input}: an object; text, where the model wrote no JSON, and where
+                 it was cut (`truncated`: true)
+tools_executing  {iteration, count, tools: [{id, name, input}]}; an input that was left out, for
+                 all of them are one event, is {} (`omitted`: true)
 tool_progress    {id, name, status, iteration, index, count} of one call, where index counts from
                  1. status is
-                   executing    it begins
+                   executing    it begins; `run` is the id of the run that makes it, where an
+                                operation of the server is called
                    progressing  it says how far it is: {current, total, percent, message}, each
                                 of them only if known
                    completed    {result, finished, duration_seconds}; `truncated`: true, if the
@@ -31,8 +34,9 @@ iteration_end    {iteration, reason, usage: {input_tokens, output_tokens}}; reas
 
 The turn's end is the run's. Its result is {text, parts, iterations, usage, model, route, thread},
 where text is the last iteration's, and parts is the whole turn in its order: {type: text |
-thinking, part, text}, {type: tool, part, id, name, input, status, result | error}. Whatever is
-open is closed before any end but that of a process that dies. Pure.
+thinking, part, text}, {type: tool, part, id, name, input, status, result | error}. All of it is
+one event: what is too large is left out (`omitted`: true), or text that was cut (`truncated`:
+true). Whatever is open is closed before any end but that of a process that dies. Pure.
 """
 
 from __future__ import annotations

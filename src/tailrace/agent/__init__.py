@@ -1,0 +1,1 @@
+"""A turn of a conversation with a language model, as a run."""
