@@ -12,6 +12,8 @@ from typing import Any, cast
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.routing import Route
 
+from tailrace.agent.chat import Chat
+from tailrace.agent.routes import router as chat_routes
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import FormatUnknown, TailraceError
@@ -75,6 +77,7 @@ class Tailrace(Engine):
         self.identify = principal
         self._link = link
         self._mcp_guest = mcp_guest
+        self._further: list[APIRouter] = []
         if limits is not None:
             self.hub.seats = limits.seats()
             self.rates = Rates(limits) if limits.rates or limits.keyed else None
@@ -82,7 +85,7 @@ class Tailrace(Engine):
     @cached_property
     def asgi(self) -> FastAPI:
         """The ASGI app, to be served or mounted. With `tailrace[mcp]` it has `/mcp`, too."""
-        made = app.build(self)
+        made = app.build(self, *self._further)
         if find_spec("mcp") is not None:
             made.router.routes.append(Route("/mcp", self.mcp, include_in_schema=False))
         return made
@@ -102,7 +105,26 @@ class Tailrace(Engine):
         """The runs' endpoints, and the scripts', to be included in a FastAPI app."""
         routes = runs.router(self)
         routes.include_router(scripts.router(self))
+        for further in self._further:
+            routes.include_router(further)
         return routes
+
+    def chat(self, **options: Any) -> Chat:
+        """Offer a language model with tools: its turns are runs of the operation `chat`, and its
+        endpoints stand beside those of the runs, for clients of its own (`POST /mcp/chat/stream`),
+        of AG-UI, of the AI SDK and of OpenAI's Responses.
+
+            runs.chat(model="openai:gpt-5", tools=[weather], instructions="Be brief.")
+
+        The options are those of `tailrace.agent.chat.Chat`. Without any there is a built-in model,
+        which needs no key and says that it is none. Before `asgi` or `router` is used, which have
+        the endpoints. Needs `tailrace[agent]`. Raises SettingsInvalid, ValueError.
+        """
+        if {"asgi", "router"} & vars(self).keys():
+            raise ValueError("The endpoints are made already: call chat() before asgi or router.")
+        made = Chat(self, **options)
+        self._further.append(chat_routes(made))
+        return made
 
     def upstream(self, name: str, **where: Any) -> None:
         """Offer the tools of another MCP server as operations called NAME.TOOL, as soon as it

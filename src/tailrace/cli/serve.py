@@ -46,7 +46,8 @@ import click
     metavar="FILE",
     help="A TOML file. Its table [server] has these same names; [scripts] has survives, at_once, "
     "timeout and limits for scripts; [profiles.NAME] says how a kind of script is run; [limits] "
-    "and [limits.keyed] bound what one may do; [jwt] names an issuer whose tokens are believed.",
+    "and [limits.keyed] bound what one may do; [jwt] names an issuer whose tokens are believed; "
+    "[chat] says what a language model has.",
 )
 @click.option(
     "--keys",
@@ -84,6 +85,11 @@ import click
     multiple=True,
     help="How often each address may do it without a key, like run=60/minute; run=none lifts the "
     "bound. May be repeated.",
+)
+@click.option(
+    "--chat",
+    metavar="MODEL",
+    help="Offer a language model with tools, like openai:gpt-5; demo is built in and needs no key.",
 )
 @click.option(
     "--audit",

@@ -41,6 +41,21 @@ NEEDS: Final[dict[tuple[str, str], str]] = {
     ("POST", "/run_file"): RUN,
     ("POST", "/tickets"): WATCH,
     ("GET", "/metrics"): WATCH,
+    ("POST", "/mcp/chat/stream"): RUN,
+    ("GET", "/mcp/chat/{run}/stream"): WATCH,
+    ("POST", "/mcp/analyze-query"): WATCH,
+    ("POST", "/agui"): RUN,
+    ("GET", "/agui/{thread}/stream"): WATCH,
+    ("POST", "/api/chat"): RUN,
+    ("GET", "/api/chat/{chat}"): WATCH,
+    ("GET", "/api/chat/{chat}/stream"): WATCH,
+    ("POST", "/api/chat/{chat}/stop"): CANCEL,
+    ("POST", "/v1/responses"): RUN,
+    ("GET", "/v1/responses/{id}"): WATCH,
+    ("DELETE", "/v1/responses/{id}"): CANCEL,
+    ("POST", "/v1/responses/{id}/cancel"): CANCEL,
+    ("GET", "/v1/responses/{id}/input_items"): WATCH,
+    ("GET", "/v1/models"): WATCH,
 }
 
 

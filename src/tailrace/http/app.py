@@ -50,9 +50,10 @@ class App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def build(engine: Engine) -> FastAPI:
-    """The app of one engine. It can be served alone, or mounted under any prefix; mounted,
-    it starts with the first request, because a host does not run its guests' lifespans.
+def build(engine: Engine, *further: APIRouter) -> FastAPI:
+    """The app of one engine, with `further` endpoints. It can be served alone, or mounted under any
+    prefix; mounted, it starts with the first request, because a host does not run its guests'
+    lifespans.
     """
     app = App(
         Crowd(engine),
@@ -68,6 +69,8 @@ def build(engine: Engine) -> FastAPI:
     )
     app.include_router(runs.router(engine))
     app.include_router(scripts.router(engine))
+    for routes in further:
+        app.include_router(routes)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     public = APIRouter(route_class=ProblemRoute)

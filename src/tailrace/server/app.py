@@ -53,7 +53,8 @@ def build(
     try:
         identify = None if entrance is None else entrance.identify
         handed = (name for where in settings.mcp.values() for name in where.variables)
-        secrets = journal.registered(dict.fromkeys((*settings.mask, *handed)))
+        own = () if settings.chat is None else settings.chat.secrets
+        secrets = journal.registered(dict.fromkeys((*settings.mask, *handed, *own)))
         runs = Tailrace(
             settings.log,
             retention=_retention(settings),
@@ -76,6 +77,8 @@ def build(
             profiles=settings.profiles,
             **settings.limits,
         )
+    if settings.chat is not None:
+        runs.chat(**settings.chat.options())
     runs.asgi.include_router(index.router(settings, runs, entrance))
     return runs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ from tailrace.mcp.address import Address
 from tailrace.protocol.access import SCOPES
 from tailrace.runners import profiles
 from tailrace.runners.profiles import Profiles
-from tailrace.server import issuer, values
+from tailrace.server import chat, issuer, values
+from tailrace.server.chat import ChatSettings
 from tailrace.server.issuer import IssuerSettings
 from tailrace.supervisor import GRACE_SECONDS
 
@@ -51,7 +52,8 @@ class Settings:
     that has one. `caps`: `streams` open at a time, `streams_each` of one of these, `watchers` of
     a run, `run_bytes` of its events, `half_open` requests. All three: only what was said.
 
-    `mcp`: other MCP servers whose tools are operations here, by name.
+    `mcp`: other MCP servers whose tools are operations here, by name. `chat`: a language model
+    with tools; None: there is no chat.
 
     `audit`: the file that says who did what, a line of JSON each; Path("-"): stderr. `mask`:
     environment variables whose values are not kept or shown.
@@ -78,6 +80,7 @@ class Settings:
     keyed_rates: Mapping[str, str] = field(default_factory=dict)
     caps: Mapping[str, int] = field(default_factory=dict)
     mcp: Mapping[str, Address] = field(default_factory=dict)
+    chat: ChatSettings | None = None
     audit: Path | None = None
     mask: tuple[str, ...] = ()
     config: Path | None = None
@@ -98,8 +101,12 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str] = os.environ) -> Setti
         chosen |= _read(config)
     for name, said, source in _said(given, env):
         value = _checked(name, said, source, Path())
-        # To change one rate is not to forget the others.
-        chosen[name] = {**chosen.get(name, {}), **value} if name == "rates" else value
+        # To change one rate is not to forget the others, nor the model the tools.
+        if name == "rates":
+            value = {**chosen.get(name, {}), **value}
+        elif name == "chat" and name in chosen:
+            value = replace(chosen[name], model=value.model)
+        chosen[name] = value
     stray = next((name for name in chosen if name not in _SERVED), None)
     if "app" in chosen and stray is not None:
         stray = "limits" if stray in _COLLECTED else stray
@@ -186,6 +193,12 @@ def _checked(name: str, value: Any, source: str, folder: Path) -> Any:
         raise SettingsInvalid(f"{source} must be {error}.", fix=example) from None
 
 
+def _model(value: Any, folder: Path) -> ChatSettings:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("the name of a model")
+    return ChatSettings(model=value)
+
+
 # Of [scripts], and of [limits].
 _LIMITS: Final = ("output_bytes", "cpu_seconds", "file_bytes", "processes")
 _CAPS: Final = ("streams", "streams_each", "watchers", "run_bytes", "half_open")
@@ -205,6 +218,7 @@ _READ: Final[dict[str, tuple[Callable[[Any, Path], Any], str]]] = {
     "audit": (values.file_or_stderr, "Give something like audit.jsonl, or - for stderr."),
     "mask": (values.variables, "Give names like API_TOKEN, of variables that are set."),
     "rates": (values.rates, f"Give something like run=10/minute, or run={values.LIFTED}."),
+    "chat": (_model, "Give a model like openai:gpt-5, or demo for the built-in one."),
     "no_auth": (values.switch, "Leave it out, and whoever asks needs a key."),
     "survives": (values.switch, "Leave it out, and scripts end with the server."),
     "at_once": (values.count, "Give how many scripts may run at the same time, like 10."),
@@ -236,6 +250,7 @@ _TABLES: Final = {
 
 # Tables that somebody else knows how to read.
 _APART: Final[Mapping[str, Callable[[Any, Path], Any]]] = {
+    "chat": chat.read,
     "jwt": issuer.read,
     "mcp": address.read,
     "profiles": lambda table, _: profiles.read(table),
@@ -247,7 +262,7 @@ _FORM: Final = (
     f"Write a table [server] with some of {', '.join(_TABLES['server'])}, "
     f"[scripts] with some of {', '.join(_TABLES['scripts'])}, "
     f"[limits] with some of {', '.join(_TABLES['limits'])}, [limits.keyed], [jwt], "
-    "[mcp.upstreams.NAME], or [profiles.NAME]."
+    "[mcp.upstreams.NAME], [chat], or [profiles.NAME]."
 )
 
 # What each is called in the environment, and as a flag; the others stand in a file only.
@@ -258,6 +273,7 @@ _SAID: Final = {
     "survives": ("SURVIVE", "--survive"),
     "at_once": ("AT_ONCE", "--at-once"),
     "rates": ("RATE", "--rate"),
+    "chat": ("CHAT", "--chat"),
 }
 
 _SERVED: Final = ("host", "port", "grace", "app", "trusted_proxy")

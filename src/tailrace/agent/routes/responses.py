@@ -1,0 +1,221 @@
+"""For clients of OpenAI's Responses API: `OpenAI(base_url="…/v1", api_key=…)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
+
+from tailrace.agent import history
+from tailrace.agent.routes.sent import MAX_MESSAGES, Asked, Message, Sent, newest, refuse
+from tailrace.agent.routes.turns import BEGINNING, Turns, events, own_thread
+from tailrace.errors import RunUnknown
+from tailrace.http import openapi
+from tailrace.http.access import asker, guarding
+from tailrace.http.runs import Key, answer
+from tailrace.projections import stream
+from tailrace.protocol import responses
+from tailrace.protocol.agent import CHAT
+from tailrace.protocol.cursor import Cursor
+from tailrace.protocol.events import loads, to_json
+from tailrace.protocol.runs import RunRecord
+from tailrace.protocol.wire import LAST_EVENT_ID, PROBLEM
+
+_FORMAT: Final = "responses"
+_HERE: Final = "/v1/responses"
+
+_Id = Annotated[str, Path(max_length=200, description="The response's id", examples=["resp_…"])]
+
+
+class CreateResponse(Sent):
+    """OpenAI's own, as far as it means something here. The model, its instructions and its tools
+    are this server's; which of its models, a request may say.
+    """
+
+    model: str | None = Field(None, max_length=200, examples=["demo"])
+    input: str | list[Message] = Field(max_length=1_000_000)
+    stream: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = Field(None, max_length=200)
+    conversation: str | dict[str, Any] | None = None
+    instructions: str | None = None
+    tools: list[Any] | None = None
+    store: bool | None = None
+
+
+def router(turns: Turns) -> APIRouter:
+    """The endpoints. A refusal has the member `error` besides: their clients read it there."""
+    routes = APIRouter(
+        route_class=_told_twice(guarding(turns.engine)),
+        tags=["chat"],
+        responses=openapi.ANY_PROBLEM,
+    )
+    face = _Face(turns)
+    for method, path, endpoint, summary in (
+        ("POST", _HERE, face.create, "A turn for clients of OpenAI's"),
+        ("GET", f"{_HERE}/{{id}}", face.show, "A response, or its stream"),
+        ("DELETE", f"{_HERE}/{{id}}", face.forget, "Forget a finished response"),
+        ("POST", f"{_HERE}/{{id}}/cancel", face.cancel, "Cancel a response"),
+        ("GET", f"{_HERE}/{{id}}/input_items", face.input_items, "What a response answers"),
+        ("GET", "/v1/models", face.models, "Which models may be asked"),
+    ):
+        routes.add_api_route(
+            path, endpoint, methods=[method], summary=summary, response_class=Response,
+            response_model=None,
+        )  # fmt: skip
+    return routes
+
+
+class _Face:
+    """The endpoints."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._engine = turns.engine
+
+    async def create(
+        self, request: Request, body: CreateResponse, idempotency_key: Key = None
+    ) -> Response:
+        """The response when it is there; with `stream` its events, live; with `background` the
+        queued response at once. Whoever leaves cancels nothing.
+        """
+        _check(body)
+        if body.stream:
+            self._turns.room(request)
+        record, _ = await self._turns.start(
+            request, _asked(body), await self._thread(request, body), body.model, idempotency_key
+        )
+        if body.stream:
+            told = stream(_FORMAT)
+            return self._turns.begun(record, told, events(request, _HERE, record, told))
+        if not body.background:
+            record = await self._engine.run(record.id).wait()
+        return answer(await self._response(record))
+
+    async def show(
+        self,
+        request: Request,
+        id: _Id,
+        stream_: Annotated[bool, Query(alias="stream")] = False,  # noqa: FBT002
+        starting_after: Annotated[int | None, Query(ge=0, le=10**18)] = None,
+    ) -> Response:
+        """The response as it is now; with `stream` its events after number `starting_after`."""
+        record = await self._record(request, id)
+        if not stream_:
+            return answer(await self._response(record))
+        told, at = stream(_FORMAT), None
+        if starting_after is not None and not request.headers.get(LAST_EVENT_ID):
+            after = responses.cursor_after(starting_after)
+            at = Cursor(record.epoch, after.seq, after.frame) if after.seq else BEGINNING
+        return self._turns.resumed(
+            request, record, told, events(request, _HERE, record, told), at=at
+        )
+
+    async def forget(self, request: Request, id: _Id) -> Response:
+        """What was forgotten; 409 while it is in progress."""
+        record = await self._record(request, id)
+        await self._engine.forget(record.id)
+        return answer({"id": id, "object": "response.deleted", "deleted": True})
+
+    async def cancel(self, request: Request, id: _Id) -> Response:
+        """The response, which ends soon; the same for one that has ended already."""
+        record = await self._record(request, id)
+        await self._engine.cancel(record.id)
+        return answer(await self._response(await self._engine.run(record.id).wait()))
+
+    async def input_items(self, request: Request, id: _Id) -> Response:
+        """The message that was sent."""
+        record = await self._record(request, id)
+        text = str(loads(record.input).get("message", ""))
+        item = {
+            "id": f"msg_{record.id.removeprefix('run_')}_0",
+            "type": "message",
+            "role": "user",
+            "status": "completed",
+            "content": [{"type": "input_text", "text": text}],
+        }
+        listed = {"first_id": item["id"], "last_id": item["id"], "has_more": False}
+        return answer({"object": "list", "data": [item], **listed})
+
+    async def models(self) -> Response:
+        """Those that have a name here."""
+        told = [
+            {"id": name, "object": "model", "created": 0, "owned_by": responses.SERVER_LABEL}
+            for name in self._turns.chat.models.names
+        ]
+        return answer({"object": "list", "data": told})
+
+    async def _record(self, request: Request, id: str) -> RunRecord:
+        record = await self._engine.record(responses.run_of(id), asker(request).sees)
+        if record.operation != CHAT:
+            raise RunUnknown(f"{id[:80]} is no turn of a chat.", fix="GET /runs lists your runs.")
+        return record
+
+    async def _thread(self, request: Request, body: CreateResponse) -> str:
+        """The conversation: that of the response before it, the one it names, or a new one."""
+        if body.previous_response_id is not None:
+            before = await self._record(request, body.previous_response_id)
+            return before.thread or own_thread()
+        named = body.conversation
+        if isinstance(named, dict):
+            named = named.get("id")
+        if named is None:
+            return own_thread()
+        return named if isinstance(named, str) else refuse("conversation", "It must have an id")
+
+    async def _response(self, record: RunRecord) -> dict[str, Any]:
+        parts = None
+        if record.ended and record.result is None:
+            ((_, parts),) = await history.read(self._engine, (record,))
+        return responses.response(record, parts)
+
+
+def _asked(body: CreateResponse) -> Asked:
+    if isinstance(body.input, str):
+        return Asked(body.input, None, [])
+    if len(body.input) > MAX_MESSAGES:
+        refuse("input", f"It has more than {MAX_MESSAGES} messages")
+    return newest(body.input)
+
+
+def _check(body: CreateResponse) -> None:
+    """What cannot be done is refused, rather than left undone. Raises InputInvalid."""
+    if body.tools:
+        refuse("tools", "Tools are this server's own here; leave them out")
+    if body.instructions:
+        refuse("instructions", "They are this server's own here; leave them out")
+    if body.store is False:
+        refuse("store", "Every turn is kept here; leave it out")
+
+
+def _told_twice(base: Any) -> Any:
+    class Route(base):  # type: ignore[misc]
+        """A route whose problems say `error` as well."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            """FastAPI's hook."""
+            handle = super().get_route_handler()
+
+            async def told(request: Request) -> Response:
+                return _with_error(await handle(request))
+
+            return told
+
+    return Route
+
+
+def _with_error(response: Response) -> Response:
+    if response.headers.get("content-type") != PROBLEM:
+        return response
+    problem = loads(bytes(response.body))
+    error = {
+        "message": " ".join(filter(None, (problem.get("detail"), problem.get("fix")))),
+        "type": "invalid_request_error" if response.status_code < 500 else "server_error",
+        "code": problem.get("code"),
+        "param": None,
+    }
+    response.body = to_json({**problem, "error": error})
+    response.headers["content-length"] = str(len(response.body))
+    return response

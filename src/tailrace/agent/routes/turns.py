@@ -1,0 +1,174 @@
+"""Turns of a chat, started and found again for those who ask by HTTP."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from tailrace.agent.chat import Chat
+from tailrace.agent.routes.sent import Asked
+from tailrace.cohort import Manner
+from tailrace.http import openapi
+from tailrace.http.access import asker, guarding
+from tailrace.http.asking import cursor
+from tailrace.http.problems import nothing
+from tailrace.http.runs import check_seats, prefix
+from tailrace.http.stream import RunStream, Telling
+from tailrace.projections import Projection
+from tailrace.protocol.agent import CHAT
+from tailrace.protocol.cursor import Cursor
+from tailrace.protocol.lifecycle import ACTIVE
+from tailrace.protocol.runs import RunQuery, RunRecord
+from tailrace.protocol.wire import EVENT_STREAM, LAST_EVENT_ID, RUN
+
+BEGINNING: Final = Cursor(0, 0)
+
+
+class Turns:
+    """The turns of one chat."""
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
+        self.engine = chat.engine
+
+    def routes(self) -> APIRouter:
+        """A router whose endpoints are behind the same door as those of the runs."""
+        return APIRouter(
+            route_class=guarding(self.engine), tags=["chat"], responses=openapi.ANY_PROBLEM
+        )
+
+    async def start(  # noqa: PLR0917 - what a turn is
+        self,
+        request: Request,
+        asked: Asked,
+        thread: str,
+        model: str | None = None,
+        key: str | None = None,
+        regenerates: str | None = None,
+    ) -> tuple[RunRecord, bool]:
+        """Start a turn for whoever asks; the run, and whether it is new. What came before is what
+        the thread has, unless this chat believes its clients.
+
+        Raises InputInvalid, ThreadBusy, KeyReused, LogFull.
+        """
+        given: dict[str, Any] = {"message": asked.message, "model": model}
+        if self.chat.client_history:
+            given["history"] = asked.history
+        else:
+            given["regenerates"] = regenerates
+        return await self.engine.submit(
+            CHAT, given, principal=asker(request).principal, thread=thread, key=key
+        )
+
+    async def newest(
+        self, request: Request, thread: str, *, is_active: bool = False
+    ) -> RunRecord | None:
+        """The asker's last turn in a thread, or the one that goes on."""
+        found = await self.find(request, thread, 1, is_active=is_active)
+        return found[0] if found else None
+
+    async def find(
+        self, request: Request, thread: str, limit: int, *, is_active: bool = False
+    ) -> Sequence[RunRecord]:
+        """The asker's turns in a thread, newest first."""
+        return await self.engine.find(
+            RunQuery(
+                principal=asker(request).principal,
+                operation=CHAT,
+                thread=thread,
+                states=ACTIVE if is_active else frozenset(),
+                limit=limit,
+            )
+        )
+
+    def room(self, request: Request) -> None:
+        """Before a turn is started: what cannot be told must not run. Raises TooManyRequests."""
+        check_seats(self.engine, request.scope)
+
+    def begun(
+        self,
+        run: RunRecord,
+        projection: Projection,
+        there: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The stream of a turn that the request started. `there`: where to come back to it."""
+        return self._stream(run, projection, BEGINNING, there, headers, is_promised=True)
+
+    def resumed(
+        self,
+        request: Request,
+        run: RunRecord,
+        projection: Projection,
+        there: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        at: Cursor | str | None = None,
+    ) -> Response:
+        """The stream of a turn from `at`, or where the request says: its header, its `?after=`, or
+        the beginning. Raises CursorMalformed, TooManyRequests.
+        """
+        check_seats(self.engine, request.scope, run.id)
+        at = position(request) if at is None else at
+        return self._stream(run, projection, at, there, headers, is_promised=False)
+
+    def _stream(
+        self,
+        run: RunRecord,
+        projection: Projection,
+        at: Cursor | str,
+        there: str,
+        headers: Mapping[str, str] | None,
+        *,
+        is_promised: bool,
+    ) -> Response:
+        told = {RUN: run.id, "content-location": there, **(headers or {})}
+        telling = Telling(at, Manner(projection, began=run.started_at or run.created_at))
+        return RunStream(self.engine.hub, run.id, telling, headers=told, is_promised=is_promised)
+
+    async def going_on(
+        self,
+        request: Request,
+        thread: str,
+        projection: Projection,
+        mark: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The stream of the turn that goes on in a thread; 204 where there is none.
+
+        Who comes back for the rest of a turn that has ended meanwhile has its last id, and gets it.
+        """
+        has_some = bool(request.headers.get(LAST_EVENT_ID) or request.query_params.get("after"))
+        run = await self.newest(request, thread, is_active=not has_some)
+        if run is None:
+            return nothing()
+        return self.resumed(
+            request, run, projection, events(request, mark, run, projection), headers
+        )
+
+
+def events(request: Request, mark: str, run: RunRecord, projection: Projection) -> str:
+    """Where the events of a run are in a format, for a route that begins with `mark`."""
+    return f"{prefix(request, mark)}/runs/{run.id}/events?format={projection.name}"
+
+
+def position(request: Request) -> Cursor | str:
+    """Where a watcher goes on. Raises CursorMalformed."""
+    return cursor(request.query_params, request.headers.get(LAST_EVENT_ID))
+
+
+def own_thread() -> str:
+    """For a conversation that its client has not named."""
+    return f"thread-{secrets.token_hex(8)}"
+
+
+def documented(routes: APIRouter, method: str, path: str, endpoint: Any, summary: str) -> None:
+    """Add an endpoint that answers a stream."""
+    routes.add_api_route(
+        path, endpoint, methods=[method], summary=summary, response_class=Response,
+        response_model=None,
+        responses={200: {"description": "The turn, live", "content": {EVENT_STREAM: {}}}},
+    )  # fmt: skip
