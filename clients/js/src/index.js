@@ -1,0 +1,2 @@
+export { healingFetch } from "./healing.js";
+export { StreamLost } from "./lost.js";
