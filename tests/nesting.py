@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from tailrace.agent.parts import MAX_WHOLE_BYTES
 from tailrace.protocol import agent
-from tailrace.protocol.events import TERMINAL_TYPES
+from tailrace.protocol.events import TERMINAL_TYPES, to_json
 
 Told = tuple[str, Mapping[str, Any]]
 
@@ -22,10 +23,13 @@ class Nesting:
         self.in_iteration = False
         self.open_text: str | None = None
         self.length = self.position = 0
-        self.parts: set[str] = set()
+        self.whole = ""
+        # The number of each part of the turn.
+        self.parts: dict[str, int] = {}
         self.ids: set[str] = set()
         # Of the iteration: each call is "detected", "ready", "executing", or "over".
         self.calls: dict[str, str] = {}
+        self.named: dict[str, Any] = {}
         self.inputs: dict[str, Any] = {}
         self.is_executing = self.are_completed = False
         self.ends: list[str] = []
@@ -45,6 +49,8 @@ class Nesting:
             assert self.in_iteration, f"{type} outside of an iteration"
         if "iteration" in told and type != agent.ITERATION_START:
             assert told["iteration"] == self.iteration, type
+        if "part" in told and told["part"] in self.parts:
+            assert told["item"] == self.parts[told["part"]]
         step(self, told)
 
     def session(self, told: Mapping[str, Any]) -> None:
@@ -59,7 +65,7 @@ class Nesting:
         self.iteration += 1
         assert told["iteration"] == self.iteration
         self.in_iteration = True
-        self.calls, self.inputs, self.ends = {}, {}, []
+        self.calls, self.named, self.inputs, self.ends = {}, {}, {}, []
         self.is_executing = self.are_completed = False
 
     def iteration_end(self, told: Mapping[str, Any]) -> None:
@@ -79,17 +85,20 @@ class Nesting:
     def begin(self, told: Mapping[str, Any]) -> None:
         assert self.open_text is None
         assert not self.is_executing
-        self._new(told["part"])
-        self.open_text, self.length = told["part"], 0
+        self._new(told)
+        self.open_text, self.length, self.whole = told["part"], 0, ""
 
-    def _new(self, part: str) -> None:
+    def _new(self, told: Mapping[str, Any]) -> None:
+        part = told["part"]
         assert part not in self.parts
         assert agent.iteration(part) == self.iteration
-        self.parts.add(part)
+        assert told["item"] == len(self.parts), "the items are counted"
+        self.parts[part] = told["item"]
 
     def thought(self, told: Mapping[str, Any]) -> None:
         assert told["part"] == self.open_text
         assert told["chunk"]
+        self.whole += told["chunk"]
 
     def chunk(self, told: Mapping[str, Any]) -> None:
         self.thought(told)
@@ -100,6 +109,8 @@ class Nesting:
 
     def thinking_end(self, told: Mapping[str, Any]) -> None:
         assert told["part"] == self.open_text
+        if "text" in told or len(to_json(self.whole)) <= MAX_WHOLE_BYTES:
+            assert told["text"] == self.whole
         self.open_text = None
 
     def text_end(self, told: Mapping[str, Any]) -> None:
@@ -109,19 +120,29 @@ class Nesting:
     def detected(self, told: Mapping[str, Any]) -> None:
         assert self.open_text is None
         assert not self.is_executing
-        self._new(told["part"])
+        self._new(told)
         assert told["id"] not in self.ids
         self.ids.add(told["id"])
+        self.named[told["id"]] = (told["part"], told["name"])
         self.calls[told["id"]] = "detected"
 
+    def _same(self, told: Mapping[str, Any]) -> None:
+        part, name = self.named[told["id"]]
+        assert told["part"] == part
+        # Its name may go on while it is written.
+        assert told["name"].startswith(name)
+
     def args(self, told: Mapping[str, Any]) -> None:
+        self._same(told)
         assert self.calls[told["id"]] == "detected"
         assert told["chunk"]
 
     def ready(self, told: Mapping[str, Any]) -> None:
+        self._same(told)
         assert self.calls[told["id"]] == "detected"
         self.calls[told["id"]] = "ready"
         self.inputs[told["id"]] = told["input"]
+        assert not told.get("truncated") or isinstance(told["input"], str)
 
     def executing(self, told: Mapping[str, Any]) -> None:
         assert self.open_text is None
@@ -135,8 +156,10 @@ class Nesting:
     def progress(self, told: Mapping[str, Any]) -> None:
         id_, status = told["id"], told["status"]
         state = self.calls[id_]
+        self._same(told)
         assert told["count"] == len(self.calls)
-        assert list(self.calls)[told["index"] - 1] == id_
+        # As the answer has them: the name of one may be told later than that of the next.
+        assert sorted(self.calls, key=self._place)[told["index"] - 1] == id_
         if status == agent.EXECUTING:
             assert self.is_executing
             assert state == "ready"
@@ -148,9 +171,13 @@ class Nesting:
             assert ("result" in told) == (status == agent.COMPLETED)
             assert ("error" in told) == (status == agent.FAILED)
             assert told["duration_seconds"] >= 0
+            assert told["input"] == self.inputs[id_]
             self.calls[id_] = "over"
             self.ends.append(status)
             assert told["finished"] == len(self.ends)
+
+    def _place(self, id: str) -> int:
+        return int(self.named[id][0].rpartition(".")[2])
 
     def completed(self, told: Mapping[str, Any]) -> None:
         assert self.is_executing

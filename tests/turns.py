@@ -135,6 +135,35 @@ def complete(
     return "complete", {"status": "completed", "result": result, "duration_seconds": 2.5}
 
 
+def full(turn: Turn) -> Turn:
+    """The turn with all that its events repeat: of each part the number, the text where it ends,
+    and of each call the part and the input.
+    """
+    items: dict[str, int] = {}
+    texts: dict[str, str] = {}
+    calls: dict[str, dict[str, Any]] = {}
+    told: list[Told] = []
+    for type_, said in turn:
+        if type_ == agent.TOOL_PROGRESS:
+            known = calls[said["id"]]
+            is_over = said["status"] in (agent.COMPLETED, agent.FAILED)
+            repeated = known if is_over else {"part": known["part"]}
+        elif type_ == agent.TOOL_READY:
+            calls[said["id"]] = {"part": said["part"], "input": said["input"]}
+            repeated = {}
+        elif type_ in (agent.TEXT_END, agent.THINKING_END):
+            repeated = {"text": texts[said["part"]]}
+        else:
+            repeated = {}
+        part = {**said, **repeated}.get("part")
+        if part is not None:
+            items.setdefault(part, len(items))
+            texts[part] = texts.get(part, "") + said.get("chunk", "")
+            repeated = {**repeated, "item": items[part]}
+        told.append((type_, {**said, **repeated}))
+    return told
+
+
 STOPPING: Final[Told] = ("status", {"status": "cancelling", "reason": "requested"})
 CANCELLED: Final[Told] = (
     "cancelled",
@@ -145,18 +174,18 @@ ROUTED: Final[Told] = (
     {"route": "default", "reason": "It is short.", "score": 2, "complexity": "low", "model": MODEL},
 )
 
-PLAIN: Final[Turn] = [
+PLAIN: Final[Turn] = full([
     start(), session(), ROUTED,
     begins(1), *text("1.0", "Hel", "lo, ", "wörld 👋\n", "data: x"), ends(1, "answer"),
     complete("Hello, wörld 👋\ndata: x",
              [{"type": "text", "part": "1.0", "text": "Hello, wörld 👋\ndata: x"}], 1),
-]  # fmt: skip
+])  # fmt: skip
 """An answer, and nothing else."""
 
 _COUNT = ("call_1", "count_employees", {"department": "Sales"})
 _SALARY = ("call_2", "average_salary", {"department": "Moon"})
 
-TOOLS: Final[Turn] = [
+TOOLS: Final[Turn] = full([
     start("How many work in sales, and what do they earn on the moon?"),
     session(["count_employees", "average_salary"]), ROUTED,
     begins(1), *text("1.0", "Let me ", "look."),
@@ -181,16 +210,16 @@ TOOLS: Final[Turn] = [
          "input": _SALARY[2], "status": "failed", "error": "There is no department Moon."},
         {"type": "text", "part": "2.0", "text": "Twelve people."},
     ], 2),
-]  # fmt: skip
+])  # fmt: skip
 """Two calls at once, of which the second fails first; then an answer."""
 
-CANCELLED_IN_TEXT: Final[Turn] = [
+CANCELLED_IN_TEXT: Final[Turn] = full([
     start(), session(), begins(1), *text("1.0", "Hel", "lo", ends=False),
     STOPPING, (agent.TEXT_END, {"part": "1.0", "length": 5}), ends(1, "stopped"), CANCELLED,
-]  # fmt: skip
+])  # fmt: skip
 """Stopped while the model speaks."""
 
-CANCELLED_IN_ARGS: Final[Turn] = [
+CANCELLED_IN_ARGS: Final[Turn] = full([
     start(), session(["count_employees"]), begins(1),
     *call("1.0", "call_1", "count_employees", '{"depart', input={})[:-1], STOPPING,
     (agent.TOOL_READY,
@@ -198,10 +227,10 @@ CANCELLED_IN_ARGS: Final[Turn] = [
     tool("call_1", "count_employees", agent.FAILED, error="It was stopped.", finished=1,
          duration_seconds=0.0),
     ends(1, "stopped"), CANCELLED,
-]  # fmt: skip
+])  # fmt: skip
 """Stopped while the model writes a call, which is never made."""
 
-CANCELLED_IN_TOOLS: Final[Turn] = [
+CANCELLED_IN_TOOLS: Final[Turn] = full([
     start(), session(["count_employees", "average_salary"]), begins(1),
     *call("1.0", "call_1", "count_employees", '{"department":"Sales"}', input=_COUNT[2]),
     *call("1.1", "call_2", "average_salary", '{"department":"Moon"}', input=_SALARY[2]),
@@ -214,7 +243,7 @@ CANCELLED_IN_TOOLS: Final[Turn] = [
     tool("call_2", "average_salary", agent.FAILED, index=2, count=2, error="It was stopped.",
          finished=2, duration_seconds=0.5),
     executed(1, completed=1, failed=1), ends(1, "stopped"), CANCELLED,
-]  # fmt: skip
+])  # fmt: skip
 """Stopped while one of two calls is still made."""
 
 LOST: Final[Turn] = [
@@ -227,7 +256,12 @@ LOST: Final[Turn] = [
 LOST_IN_TEXT: Final[Turn] = [*TOOLS[:6], LOST[-1]]
 """Its process is gone in the midst of the text."""
 
-THINKING: Final[Turn] = [
+LOST_STOPPING: Final[Turn] = [
+    *LOST_IN_TEXT[:-1], STOPPING, (CANCELLED[0], {**CANCELLED[1], "forced": True}),
+]  # fmt: skip
+"""The same, while it was to stop: nothing is closed, and its end says so."""
+
+THINKING: Final[Turn] = full([
     start(), session(), begins(1), *thinking("1.0", "They greet ", "me."),
     *text("1.1", "Hello."), *thinking("1.2", "More?"), *text("1.3", " How are you?", position=6),
     ends(1, "answer"),
@@ -237,7 +271,7 @@ THINKING: Final[Turn] = [
         {"type": "thinking", "part": "1.2", "text": "More?"},
         {"type": "text", "part": "1.3", "text": " How are you?"},
     ], 1),
-]  # fmt: skip
+])  # fmt: skip
 """Thoughts, and two texts in one iteration."""
 
 FAILED: Final[Turn] = [
@@ -268,6 +302,7 @@ TURNS: Final[dict[str, Turn]] = {
     "cancelled_in_tools": CANCELLED_IN_TOOLS,
     "lost": LOST,
     "lost_in_text": LOST_IN_TEXT,
+    "lost_stopping": LOST_STOPPING,
     "thinking": THINKING,
     "failed": FAILED,
     "waited": WAITED,

@@ -45,7 +45,7 @@ class Outcome:
 
     `result` is for FINISH, `error` (payload keys of the `error` event) for FAIL, TIMEOUT
     and LOSE, `reason` for CANCEL and STOPPED: why, in a word. `forced`: the work did not
-    stop within its grace.
+    stop within its grace; so it is told as well of work that was lost while it should stop.
     """
 
     signal: Signal
@@ -61,7 +61,7 @@ class Outcome:
         """
         if target not in TERMINAL:
             return draft(events.STATUS, {"status": target.value, "reason": self.reason}, at), {}
-        began = run.started_at
+        began, forced = run.started_at, self.forced
         payload: dict[str, Any] = {"status": target.value}
         patch: dict[str, Any] = {"ended_at": at}
         match target:
@@ -70,12 +70,14 @@ class Outcome:
                 patch["result"] = to_json(self.result)
             case State.CANCELLED:
                 payload["reason"] = self.reason
+                # It has not stopped by itself, and nobody has closed what it had opened.
+                forced |= self.signal is Signal.LOSE
             case _:
                 payload |= {"error": f"The run {_WORDS[target]}.", "type": target.value}
                 payload |= self.error
                 payload["reason"] = target.value
                 patch["error"] = to_json({k: v for k, v in payload.items() if k != "status"})
-        if self.forced:
+        if forced:
             payload["forced"] = True
         payload["duration_seconds"] = 0.0 if began is None else round(at - began, 3)
         return draft(TERMINAL_EVENTS[target], payload, at), patch

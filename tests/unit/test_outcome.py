@@ -131,6 +131,7 @@ async def test_a_cancelled_run(log: FaultyLog) -> None:
     await settle(log, now, Outcome(Signal.STOPPED, reason="too dear"), clock=clock)
     now, event = await last(log, run)
     assert (event.type, event.payload["reason"]) == ("cancelled", "too dear")
+    assert "forced" not in event.payload
     assert (now.state, now.error) == (State.CANCELLED, None)
 
 
@@ -227,6 +228,8 @@ async def test_work_that_is_gone_is_lost(log: FaultyLog, state: State, expected:
     await settle(log, run, outcome, clock=clock)
     found, event = await last(log, run)
     assert found.state is expected
+    # Nobody has closed what it had opened.
+    assert event.payload.get("forced", False) is (expected is State.CANCELLED)
     if expected is State.LOST:
         told = {key: event.payload[key] for key in ("error", "type", "reason", "exit_code")}
         assert told == {

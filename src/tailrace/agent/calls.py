@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -19,16 +19,35 @@ MAX_ERROR: Final = 8000
 Say = Callable[[str, dict[str, Any]], None]
 
 
-@dataclass(slots=True)
-class Call:
-    """One call: its `id` and `name`, what it is given, and how far it has come."""
+class Asked(NamedTuple):
+    """A call as the model wrote it. `is_cut`: its input is the beginning of a text."""
 
+    part: str
+    item: int
     id: str
     name: str
     input: Any
+    is_cut: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One call: what was asked for, and how far it has come."""
+
+    asked: Asked
     index: int
     began: float
     is_over: bool = False
+
+    @property
+    def id(self) -> str:
+        """What it is called in its turn."""
+        return self.asked.id
+
+    @property
+    def name(self) -> str:
+        """That of the tool."""
+        return self.asked.name
 
 
 class Calls:
@@ -40,7 +59,7 @@ class Calls:
         self,
         say: Say,
         iteration: int,
-        asked: Sequence[tuple[str, str, Any]],
+        asked: Sequence[Asked],
         finished: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -50,10 +69,7 @@ class Calls:
         self._finished = finished
         self._began = clock()
         self._iteration = iteration
-        self._calls = {
-            id_: Call(id_, name, input_, index, self._began)
-            for index, (id_, name, input_) in enumerate(asked, 1)
-        }
+        self._calls = {one.id: Call(one, index, self._began) for index, one in enumerate(asked, 1)}
         self._over = self._failed = 0
         self._is_executing = False
 
@@ -63,7 +79,7 @@ class Calls:
         told: list[dict[str, Any]] = []
         left = MAX_BYTES
         for call in self._calls.values():
-            one = {"id": call.id, "name": call.name, "input": call.input}
+            one = {"id": call.id, "name": call.name, "input": call.asked.input}
             # Each of them was told whole when it was ready; together they must be one event.
             if (left := left - size(one)) < 0:
                 one |= {"input": {}, "omitted": True}
@@ -112,8 +128,12 @@ class Calls:
             return
         call.is_over = True
         self._over += 1
+        given: dict[str, Any] = {"input": call.asked.input}
+        if call.asked.is_cut:
+            given["input_truncated"] = True
         seconds = round(self._clock() - call.began, 3)
-        self._tell(call, status, {**said, "finished": self._over, "duration_seconds": seconds})
+        over = {"finished": self._over, "duration_seconds": seconds}
+        self._tell(call, status, {**given, **said, **over})
         # Calls that were never to be made end without having been executed.
         if self._is_executing and self._over == len(self._calls):
             self._say(
@@ -132,6 +152,8 @@ class Calls:
         self._say(
             agent.TOOL_PROGRESS,
             {
+                "part": call.asked.part,
+                "item": call.asked.item,
                 "id": call.id,
                 "name": call.name,
                 "status": status,

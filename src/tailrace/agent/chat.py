@@ -47,7 +47,8 @@ class Message(BaseModel):
 class Chat:
     """A language model with tools, as the operation `chat` of an engine.
 
-    `model`: the name of the model that is asked (or one of pydantic-ai's); `demo` is built in.
+    `model`: the name of the model that is asked (or one of pydantic-ai's); `demo` is built in, and
+    brings its own tools if the chat has no others.
     `models`: patterns of the names that requests may ask for ("openai:*"); `endpoints`: further
     models by the names that stand for them. `tools`: functions that it may call; `operations`:
     patterns of the operations that it may run ("market.*"). `instructions`: what it is told
@@ -103,6 +104,9 @@ class Chat:
         self.router = router
         self.agent = agent
         self._functions = of_functions(tools)
+        # Only a chat that is nothing else has the built-in model's tools. Where a request or a
+        # route chooses that model in another chat, it has that chat's tools, knows none of them,
+        # and can but call them by name ("call NAME"): good for trying them, and it says so.
         if not tools and not operations and agent is None and self.model == DEMO:
             self._functions = of_functions(_demo().tools())
         self._made: Agent[Any, Any] | None = agent

@@ -19,6 +19,9 @@ MAX_TEXT_BYTES: Final = 40 * 1024
 MAX_SAID_BYTES: Final = 64 * 1024
 """Bound of what is told of one tool's input or result."""
 
+MAX_WHOLE_BYTES: Final = 128 * 1024
+"""Bound of a text that is told again, as a whole, where it ends."""
+
 TEXT: Final = "text"
 THINKING: Final = "thinking"
 TOOL: Final = "tool"
@@ -159,6 +162,13 @@ def _largest(
 ) -> list[tuple[dict[str, Any], str]]:
     found = [(part, key) for part in parts for key in keys if part.get(key)]
     return sorted(found, key=lambda one: -size(one[0][one[1]]))
+
+
+def repeated(text: str) -> dict[str, str]:
+    """What the end of a text says of all of it: nothing, where it is too much to be said again."""
+    # The first look spares the second: no character has less than a byte.
+    is_short = len(text) <= MAX_WHOLE_BYTES and size(text) <= MAX_WHOLE_BYTES
+    return {"text": text} if is_short else {}
 
 
 def cut(text: str, most: int) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from pydantic_ai import messages as said
 
-from tailrace.agent.calls import Calls, Say
-from tailrace.agent.parts import Parts, cut_short, parsed, sayable
+from tailrace.agent.calls import Asked, Calls, Say
+from tailrace.agent.parts import Parts, cut_short, parsed, repeated, sayable
 from tailrace.errors import EventInvalid, TailraceError
 from tailrace.protocol import agent
 from tailrace.protocol.problems import carried
@@ -36,10 +36,16 @@ class _Writing:
     part: str
     id: str
     name: str
+    item: int = _NOTHING
+    """From when it is told."""
     written: list[str] = field(default_factory=list)
-    is_told: bool = False
     is_ready: bool = False
     input: Any = None
+    is_cut: bool = False
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.part, self.item, self.id, self.name, self.input, self.is_cut)
 
 
 class Teller:
@@ -54,9 +60,10 @@ class Teller:
         self._place = 0
         self._position = 0
         # The text or the thoughts that are open: the event's index (of thoughts apart, so that
-        # the quick way is that of text), the part, what there is of it.
+        # the quick way is that of text), the part, its number, what there is of it.
         self._text = self._thought = _NOTHING
         self._part = ""
+        self._item = self._items = 0
         self._chunks: list[str] = []
         self._is_open = self._is_closed = False
         self._usage = (0, 0)
@@ -85,7 +92,12 @@ class Teller:
         if type(event) is _Delta and event.index == self._text:
             delta = event.delta
             if type(delta) is _Text and 0 < len(chunk := delta.content_delta) <= MOST_CHARACTERS:
-                told = {"part": self._part, "chunk": chunk, "position": self._position}
+                told = {
+                    "part": self._part,
+                    "item": self._item,
+                    "chunk": chunk,
+                    "position": self._position,
+                }
                 try:
                     self._emit(agent.TEXT_CHUNK, told)
                 except EventInvalid:
@@ -136,7 +148,7 @@ class Teller:
         return response if parts == response.parts else replace(response, parts=parts)
 
     def _execute(self, asked: Sequence[_Writing], known: set[str]) -> None:
-        wanted = [(one.id, one.name, one.input) for one in asked]
+        wanted = [one.asked for one in asked]
         calls = self.calls = Calls(
             self.say, self.iteration, wanted, lambda: self._over("tools"), clock=self._clock
         )
@@ -181,7 +193,7 @@ class Teller:
         calls = self.calls or Calls(
             self.say,
             self.iteration,
-            [(one.id, one.name, one.input) for one in unasked],
+            [one.asked for one in unasked],
             lambda: None,
             clock=self._clock,
         )
@@ -257,7 +269,7 @@ class Teller:
             self._open_text(index, is_text=is_text)
         for at in range(0, len(content), MOST_CHARACTERS):
             chunk = carried(content[at : at + MOST_CHARACTERS])
-            told: dict[str, Any] = {"part": self._part, "chunk": chunk}
+            told: dict[str, Any] = {"part": self._part, "item": self._item, "chunk": chunk}
             if is_text:
                 told["position"] = self._position
                 self._position += len(chunk)
@@ -265,24 +277,32 @@ class Teller:
             self._chunks.append(chunk)
 
     def _open_text(self, index: int, *, is_text: bool) -> None:
-        self._part = self._named()
-        self.say(agent.TEXT_START if is_text else agent.THINKING_START, {"part": self._part})
+        self._part, self._item = self._named(), self._counted()
+        named = {"part": self._part, "item": self._item}
+        self.say(agent.TEXT_START if is_text else agent.THINKING_START, named)
         self._text, self._thought = (index, _NOTHING) if is_text else (_NOTHING, index)
         self._chunks = self.parts.chunks(self._part)
 
     def _close_text(self) -> None:
-        if self._text != _NOTHING:
-            self._text = _NOTHING
-            length = sum(map(len, self._chunks))
-            self.say(agent.TEXT_END, {"part": self._part, "length": length})
-        elif self._thought != _NOTHING:
-            self._thought = _NOTHING
-            self.say(agent.THINKING_END, {"part": self._part})
+        if self._text == self._thought == _NOTHING:
+            return
+        is_text = self._text != _NOTHING
+        self._text = self._thought = _NOTHING
+        whole = "".join(self._chunks)
+        told: dict[str, Any] = {"part": self._part, "item": self._item}
+        if is_text:
+            told["length"] = len(whole)
+        self.say(agent.TEXT_END if is_text else agent.THINKING_END, told | repeated(whole))
 
     def _named(self) -> str:
         name = f"{self.iteration}.{self._place}"
         self._place += 1
         return name
+
+    def _counted(self) -> int:
+        """The number of what is told next. A place is taken sooner: a call's name may be late."""
+        self._items += 1
+        return self._items - 1
 
     # --- calls being written ---------------------------------------------------------
 
@@ -312,9 +332,16 @@ class Teller:
             self.say(agent.TOOL_ARGS, {**told, "chunk": chunk})
 
     def _detected(self, writing: _Writing) -> dict[str, Any]:
-        told = {"part": writing.part, "id": writing.id, "name": carried(writing.name)}
-        if not writing.is_told:
-            writing.is_told = True
+        is_new = writing.item == _NOTHING
+        if is_new:
+            writing.item = self._counted()
+        told = {
+            "part": writing.part,
+            "item": writing.item,
+            "id": writing.id,
+            "name": carried(writing.name),
+        }
+        if is_new:
             self._close_text()
             self.say(agent.TOOL_DETECTED, told)
         return told
@@ -331,6 +358,6 @@ class Teller:
                 self._args(writing, agent.text_of(whole))
         told = self._detected(writing)
         args = "".join(writing.written) if part is None else part.args
-        writing.input, is_cut = cut_short(parsed(args))
-        more = {"truncated": True} if is_cut else {}
+        writing.input, writing.is_cut = cut_short(parsed(args))
+        more = {"truncated": True} if writing.is_cut else {}
         self.say(agent.TOOL_READY, {**told, "input": writing.input, **more})

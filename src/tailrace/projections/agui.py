@@ -101,16 +101,11 @@ def _thought(run: str, payload: Payload) -> str:
     return f"{run}.{_text(payload, 'part')}"
 
 
-def _call(run: str, iteration: object, payload: Payload) -> str:
-    """A call's id in AG-UI. That of the model may be used again, in another turn of the thread or
-    even in this one, and its arguments would be added to those of the first.
+def _call(run: str, payload: Payload) -> str:
+    """A call's id in AG-UI. Its own may be that of a call in another turn of the thread, and its
+    arguments would be added to those of the other.
     """
-    return f"{run}.{iteration}.{_text(payload, 'id')}"
-
-
-def _written(run: str, payload: Payload) -> str:
-    """The id of a call that the model writes."""
-    return _call(run, agent.iteration(_text(payload, "part")), payload)
+    return f"{_message(run, payload)}.{_text(payload, 'id')}"
 
 
 # --- what is said of each ------------------------------------------------------------
@@ -131,7 +126,7 @@ def _started(run: str, payload: Payload) -> dict[str, Any]:
 
 
 def _progress(run: str, payload: Payload) -> Said:
-    status, call = payload.get("status"), _call(run, payload.get("iteration"), payload)
+    status, call = payload.get("status"), _call(run, payload)
     if status == agent.COMPLETED:
         content = agent.text_of(payload.get("result"))
     elif status == agent.FAILED:
@@ -186,8 +181,8 @@ def _usage(result: Payload) -> dict[str, Any]:
 
 def _cancelled(run: str, payload: Payload) -> Said:
     if payload.get("forced"):
-        # The work did not stop in time, so nobody has closed what it had opened, and RUN_FINISHED
-        # would be refused.
+        # The work did not stop in time, or was gone, so nobody has closed what it had opened, and
+        # RUN_FINISHED would be refused.
         return [{"type": "RUN_ERROR", "message": "The run was cancelled.", "code": "cancelled"}]
     outcome = {"type": "cancelled"}
     return [{"type": "RUN_FINISHED", **_identity(run, payload), "outcome": outcome}]
@@ -235,15 +230,15 @@ _WORDS: Final[dict[str, Callable[[str, Payload], Said]]] = {
     agent.TOOL_DETECTED: lambda run, p: [
         {
             "type": "TOOL_CALL_START",
-            "toolCallId": _written(run, p),
+            "toolCallId": _call(run, p),
             "toolCallName": _text(p, "name"),
             "parentMessageId": _message(run, p),
         }
     ],
     agent.TOOL_ARGS: lambda run, p: [
-        {"type": "TOOL_CALL_ARGS", "toolCallId": _written(run, p), "delta": _text(p, "chunk")}
+        {"type": "TOOL_CALL_ARGS", "toolCallId": _call(run, p), "delta": _text(p, "chunk")}
     ],
-    agent.TOOL_READY: lambda run, p: [{"type": "TOOL_CALL_END", "toolCallId": _written(run, p)}],
+    agent.TOOL_READY: lambda run, p: [{"type": "TOOL_CALL_END", "toolCallId": _call(run, p)}],
     agent.TOOL_PROGRESS: _progress,
     events.COMPLETE: _complete,
     events.CANCELLED: _cancelled,

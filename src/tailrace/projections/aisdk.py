@@ -145,14 +145,17 @@ def _ready(payload: Payload) -> Told:
     return [{"type": "tool-input-available", **told}]
 
 
+_TOLD_ELSEWHERE: Final = frozenset(
+    ("part", "item", "id", "name", "status", "input", "input_truncated", "result", "timestamp")
+)
+
+
 def _progress(payload: Payload) -> Told:
     status, id = payload["status"], payload["id"]
-    left_out = ("id", "name", "status", "result", "timestamp")
-    more = {key: value for key, value in payload.items() if key not in left_out}
-    # The same id each time: it is one bar that moves. An id of a call may come again in a later
-    # iteration, where it is another bar.
-    bar = f"{payload.get('iteration', 0)}.{id}"
-    told = [_data(agent.TOOL_PROGRESS, {**_of(payload), "status": status, **more}, id=bar)]
+    more = {key: value for key, value in payload.items() if key not in _TOLD_ELSEWHERE}
+    data = {**_of(payload), "status": status, **more}
+    # The same id each time: it is one bar that moves.
+    told = [_data(agent.TOOL_PROGRESS, data, id=payload["part"])]
     ending: Json = {"toolCallId": id, **_HERE}
     if status == agent.COMPLETED:
         told.append({"type": "tool-output-available", **ending, "output": payload.get("result")})
@@ -178,6 +181,6 @@ _TELLERS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Payload], Told]]]]
     agent.TOOL_DETECTED: (("part", "id", "name"), _detected),
     agent.TOOL_ARGS: (("id", "chunk"), _args),
     agent.TOOL_READY: (("part", "id", "name"), _ready),
-    agent.TOOL_PROGRESS: (("id", "name", "status"), _progress),
+    agent.TOOL_PROGRESS: (("part", "id", "name", "status"), _progress),
 }
 """Each with the words that its payload must have as text."""

@@ -19,9 +19,8 @@ class Responses(ServerSent):
     """`event:` and `data:` of each, with a `sequence_number`, and with an id.
 
     What this API has no word for is not told: its clients end at a type they do not know. Nor
-    is it told that an item is done, which would have to repeat all of the item, and an event here
-    knows no other. A client that accumulates has the item from its parts, and every client has
-    all of them in the end, in `response.completed`.
+    is it told that a text is done which is too long to be repeated: its item goes on until
+    `response.completed`, where every client has all of them.
     """
 
     name = "responses"
@@ -68,7 +67,12 @@ def _told(run: str, event: Event) -> Told:
     words, tell = teller
     # An operation that is no agent's may have events of these names, which say something else.
     is_said = all(isinstance(payload.get(word), str) for word in words)
+    is_said &= "part" not in words or _is_index(payload.get("item"))
     return [*told, *tell(run, payload)] if is_said else told
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 # ---------------------------------------------------------------- the response
@@ -138,64 +142,83 @@ def _cancelled(run: str, payload: Payload) -> Told:
 # ---------------------------------------------------------------- items
 
 
-def _of(run: str, part: str, kind: str) -> Json:
-    return {
-        "item_id": responses.item_id(kind, run, part),
-        "output_index": responses.output_index(part),
-        "content_index": 0,
-    }
+# The `output_index` is the event's `item`: the older clients take it for a place in the list of
+# the items that were added.
 
 
-def _opened(run: str, part: str, kind: str, item: Json, content: Json) -> Told:
-    added = {"output_index": responses.output_index(part), "item": item}
-    return [
-        {"type": "response.output_item.added", **added},
-        {"type": "response.content_part.added", **_of(run, part, kind), "part": content},
-    ]
+def _place(run: str, payload: Payload, kind: str) -> Json:
+    item_id = responses.item_id(kind, run, payload["part"])
+    return {"item_id": item_id, "output_index": payload["item"]}
+
+
+def _content(run: str, payload: Payload, kind: str) -> Json:
+    # A text or a thought is all that its item has.
+    return {**_place(run, payload, kind), "content_index": 0}
+
+
+def _item(change: str, payload: Payload, item: Json) -> Json:
+    return {"type": f"response.output_item.{change}", "output_index": payload["item"], "item": item}
 
 
 def _text_start(run: str, payload: Payload) -> Told:
     item = responses.message(run, payload["part"], responses.IN_PROGRESS)
-    return _opened(run, payload["part"], "msg", item, responses.text_content(""))
+    return [_item("added", payload, item), _part("added", run, payload, "msg", "")]
 
 
 def _text_chunk(run: str, payload: Payload) -> Told:
-    place, delta = _of(run, payload["part"], "msg"), payload["chunk"]
+    place, delta = _content(run, payload, "msg"), payload["chunk"]
     return [{"type": "response.output_text.delta", **place, "delta": delta, "logprobs": []}]
+
+
+def _text_end(run: str, payload: Payload) -> Told:
+    text, place = payload["text"], _content(run, payload, "msg")
+    item = responses.message(run, payload["part"], responses.COMPLETED, text)
+    return [
+        {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
+        _part("done", run, payload, "msg", text),
+        _item("done", payload, item),
+    ]
 
 
 def _thinking_start(run: str, payload: Payload) -> Told:
     item = responses.reasoning(run, payload["part"], responses.IN_PROGRESS)
-    return _opened(run, payload["part"], "rs", item, responses.thought_content(""))
+    return [_item("added", payload, item), _part("added", run, payload, "rs", "")]
 
 
 def _thinking_chunk(run: str, payload: Payload) -> Told:
-    place, delta = _of(run, payload["part"], "rs"), payload["chunk"]
+    place, delta = _content(run, payload, "rs"), payload["chunk"]
     return [{"type": "response.reasoning_text.delta", **place, "delta": delta}]
 
 
-def _call(run: str, iteration: int, id: str) -> Json:
-    return {
-        "item_id": responses.call_id(run, iteration, id),
-        "output_index": responses.call_index(iteration, id),
-    }
+def _thinking_end(run: str, payload: Payload) -> Told:
+    text, place = payload["text"], _content(run, payload, "rs")
+    item = responses.reasoning(run, payload["part"], responses.COMPLETED, text)
+    return [
+        {"type": "response.reasoning_text.done", **place, "text": text},
+        _part("done", run, payload, "rs", text),
+        _item("done", payload, item),
+    ]
+
+
+def _part(change: str, run: str, payload: Payload, kind: str, text: str) -> Json:
+    make = responses.text_content if kind == "msg" else responses.thought_content
+    place = _content(run, payload, kind)
+    return {"type": f"response.content_part.{change}", **place, "part": make(text)}
 
 
 def _detected(run: str, payload: Payload) -> Told:
-    iteration, id = agent.iteration(payload["part"]), payload["id"]
-    item = responses.call(run, iteration, id, payload["name"], status=responses.IN_PROGRESS)
-    index = responses.call_index(iteration, id)
-    return [{"type": "response.output_item.added", "output_index": index, "item": item}]
+    part, name = payload["part"], payload["name"]
+    call = responses.call(run, part, name, status=responses.IN_PROGRESS)
+    return [_item("added", payload, call)]
 
 
 def _args(run: str, payload: Payload) -> Told:
-    place = _call(run, agent.iteration(payload["part"]), payload["id"])
-    return [{"type": "response.mcp_call_arguments.delta", **place, "delta": payload["chunk"]}]
+    place, delta = _place(run, payload, "mcp"), payload["chunk"]
+    return [{"type": "response.mcp_call_arguments.delta", **place, "delta": delta}]
 
 
 def _ready(run: str, payload: Payload) -> Told:
-    place = _call(run, agent.iteration(payload["part"]), payload["id"])
-    arguments = agent.text_of(payload.get("input", {}))
+    place, arguments = _place(run, payload, "mcp"), agent.text_of(payload.get("input", {}))
     return [{"type": "response.mcp_call_arguments.done", **place, "arguments": arguments}]
 
 
@@ -207,10 +230,14 @@ _CALLS: Final[Mapping[str, str]] = {
 
 
 def _progress(run: str, payload: Payload) -> Told:
-    type_, iteration = _CALLS.get(payload["status"]), payload.get("iteration")
-    if type_ is None or not isinstance(iteration, int):
+    status = payload["status"]
+    if status not in _CALLS:
         return []
-    return [{"type": type_, **_call(run, iteration, payload["id"])}]
+    told: Told = [{"type": _CALLS[status], **_place(run, payload, "mcp")}]
+    if status != agent.EXECUTING:
+        call = responses.called(run, payload["part"], payload)
+        told.append(_item("done", payload, call))
+    return told
 
 
 _TELLERS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str, Payload], Told]]]] = {
@@ -221,11 +248,13 @@ _TELLERS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str, Payload], Tol
     agent.SESSION_START: (("model",), _session),
     agent.TEXT_START: (("part",), _text_start),
     agent.TEXT_CHUNK: (("part", "chunk"), _text_chunk),
+    agent.TEXT_END: (("part", "text"), _text_end),
     agent.THINKING_START: (("part",), _thinking_start),
     agent.THINKING_CHUNK: (("part", "chunk"), _thinking_chunk),
-    agent.TOOL_DETECTED: (("part", "id", "name"), _detected),
-    agent.TOOL_ARGS: (("part", "id", "chunk"), _args),
-    agent.TOOL_READY: (("part", "id"), _ready),
-    agent.TOOL_PROGRESS: (("id", "status"), _progress),
+    agent.THINKING_END: (("part", "text"), _thinking_end),
+    agent.TOOL_DETECTED: (("part", "name"), _detected),
+    agent.TOOL_ARGS: (("part", "chunk"), _args),
+    agent.TOOL_READY: (("part",), _ready),
+    agent.TOOL_PROGRESS: (("part", "name", "status"), _progress),
 }
-"""Each with the words that its payload must have as text."""
+"""Each with the words that its payload must have as text; with a `part`, it has an `item`."""

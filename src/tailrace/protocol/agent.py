@@ -2,32 +2,36 @@
 
 Every event says by itself what it belongs to, so that whoever tells it in another protocol
 needs to remember nothing, and tells the same bytes each time. `part` names a piece of a model's
-answer, as "2.0": its iteration, from 1, and its place there, from 0. `id` names a call.
+answer, as "2.0": its iteration, from 1, and its place there, from 0. `item` is the number of that
+piece among all text, thoughts and calls of the turn, from 0, in the order in which they begin.
+`id` names a call.
 
 session_start    {thread, model, tools: [name], max_iterations}, and for the built-in model `note`
 routed           {route, reason, score, complexity, model}
 iteration_start  {iteration}
-thinking_start   {part}, thinking_chunk {part, chunk}, thinking_end {part}
-text_start       {part}
-text_chunk       {part, chunk, position}: where the chunk begins in all the text of the turn, in
-                 Unicode code points
-text_end         {part, length}
-tool_detected    {part, id, name}: the model begins to write a call
-tool_args        {part, id, name, chunk}: of the call's JSON
-tool_ready       {part, id, name, input}: an object; text, where the model wrote no JSON, and where
-                 it was cut (`truncated`: true)
+thinking_start   {part, item}, thinking_chunk {part, item, chunk}, thinking_end {part, item, text}
+text_start       {part, item}
+text_chunk       {part, item, chunk, position}: where the chunk begins in all the text of the turn,
+                 in Unicode code points
+text_end         {part, item, length, text}: here, as in thinking_end, `text` is all of the part;
+                 it is left out where its JSON would have more than 128 KiB
+tool_detected    {part, item, id, name}: the model begins to write a call
+tool_args        {part, item, id, name, chunk}: of the call's JSON
+tool_ready       {part, item, id, name, input}: an object; text, where the model wrote no JSON, and
+                 where it was cut (`truncated`: true)
 tools_executing  {iteration, count, tools: [{id, name, input}]}; an input that was left out, for
                  all of them are one event, is {} (`omitted`: true)
-tool_progress    {id, name, status, iteration, index, count} of one call, where index counts from
-                 1. status is
+tool_progress    {part, item, id, name, status, iteration, index, count} of one call, where index
+                 counts from 1. status is
                    executing    it begins; `run` is the id of the run that makes it, where an
                                 operation of the server is called
                    progressing  it says how far it is: {current, total, percent, message}, each
                                 of them only if known
-                   completed    {result, finished, duration_seconds}; `truncated`: true, if the
-                                result is text that was cut
-                   failed       {error, finished, duration_seconds}
-                 `finished` counts the calls of the iteration that are over, with this one
+                   completed    {input, result, finished, duration_seconds}; `truncated`: true, if
+                                the result is text that was cut
+                   failed       {input, error, finished, duration_seconds}
+                 `finished` counts the calls of the iteration that are over, with this one; `input`
+                 is that of tool_ready, and if it was cut there, `input_truncated` is true
 tools_completed  {iteration, completed, failed, total, duration_seconds}
 iteration_end    {iteration, reason, usage: {input_tokens, output_tokens}}; reason is `tools`,
                  `answer`, or `stopped`
@@ -36,7 +40,8 @@ The turn's end is the run's. Its result is {text, parts, iterations, usage, mode
 where text is the last iteration's, and parts is the whole turn in its order: {type: text |
 thinking, part, text}, {type: tool, part, id, name, input, status, result | error}. All of it is
 one event: what is too large is left out (`omitted`: true), or text that was cut (`truncated`:
-true). Whatever is open is closed before any end but that of a process that dies. Pure.
+true). Whatever is open is closed before any end but that of a process that dies, whose run is
+`lost`, or was asked to stop and is `forced`. Pure.
 """
 
 from __future__ import annotations

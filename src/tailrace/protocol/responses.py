@@ -1,13 +1,11 @@
-"""A turn of an agent as a response of OpenAI's Responses API: its ids, indices and objects.
+"""A turn of an agent as a response of OpenAI's Responses API: its ids and objects.
 
-Pure, and without a memory: an id or an index follows from one event alone, so that it is the
-same in every telling. What a clause asks for stands in the API reference, "Responses" and
-"Streaming events".
+Pure, and without a memory: an id follows from one event alone, so that it is the same in every
+telling. What a clause asks for stands in the API reference, "Responses" and "Streaming events".
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -51,11 +49,6 @@ STATUSES: Final[Mapping[State, str]] = {
 _RESPONSE: Final = "resp_"
 _RUN: Final = "run_"
 
-# An index must be a number that JavaScript has exactly (below 2**53), and no two items of a
-# response may share one. It need not be without gaps.
-_ITERATION: Final = 1 << 41
-_CALLS: Final = 1 << 40
-
 
 # ---------------------------------------------------------------- ids and numbers
 
@@ -91,39 +84,11 @@ def cursor_after(sequence: int) -> Cursor:
     return Cursor(0, seq, frame)
 
 
-def output_index(part: str) -> int:
-    """Where a text or a thought stands: as in its answer, after all of the iterations before.
-
-    In the first iteration it is the place itself, so that an answer without calls is numbered as
-    by OpenAI.
-    """
-    _, _, place = part.partition(".")
-    at = int(place) if place.isascii() and place.isdecimal() else 0
-    return _base(agent.iteration(part)) + at % _CALLS
-
-
-def call_index(iteration: int, id: str) -> int:
-    """Where a call stands: behind what its iteration says, by a digest of its id.
-
-    Its place among the parts will not do: an event that tells of a call's progress has its
-    iteration and id, but no part.
-    """
-    digest = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=5).digest()
-    return _base(iteration) + _CALLS + int.from_bytes(digest)
-
-
-def _base(iteration: int) -> int:
-    return max(0, iteration - 1) % 4096 * _ITERATION
-
-
 def item_id(kind: str, run: str, part: str) -> str:
-    """The id of a text (`msg`) or a thought (`rs`)."""
+    """The id of a text (`msg`), a thought (`rs`) or a call (`mcp`). A model's own name for a call
+    will not do: another turn may use it again.
+    """
     return f"{kind}_{run.removeprefix(_RUN)}_{part.replace('.', '_')}"
-
-
-def call_id(run: str, iteration: int, id: str) -> str:
-    """The id of a call. A model may use the id it gave a second time, in another iteration."""
-    return f"mcp_{run.removeprefix(_RUN)}_{iteration}_{id}"
 
 
 # ---------------------------------------------------------------- items
@@ -162,11 +127,11 @@ def reasoning(run: str, part: str, status: str, *texts: str) -> Json:
 
 
 def call(
-    run: str, iteration: int, id: str, name: str, *, status: str, arguments: str = "", **ending: Any
+    run: str, part: str, name: str, *, status: str, arguments: str = "", **ending: Any
 ) -> Json:
     """A call as an item; `ending` is its `output`, or its `error`."""
     return {
-        "id": call_id(run, iteration, id),
+        "id": item_id("mcp", run, part),
         "type": "mcp_call",
         "server_label": SERVER_LABEL,
         "name": name,
@@ -192,19 +157,21 @@ def output(run: str, parts: Iterable[Mapping[str, Any]]) -> list[Json]:
         elif kind == "thinking":
             items.append(reasoning(run, part, COMPLETED, str(piece.get("text", ""))))
         elif kind == "tool":
-            items.append(_called(run, part, piece))
+            items.append(called(run, part, piece))
     return items
 
 
-def _called(run: str, part: str, piece: Mapping[str, Any]) -> Json:
+def called(run: str, part: str, piece: Mapping[str, Any]) -> Json:
+    """A call that is over as an item. `piece` has its `name`, `input`, `status`, and `result` or
+    `error`: a part of a turn, or the last event of the call.
+    """
     ending: Json
     if piece.get("status") == agent.COMPLETED:
         status, ending = COMPLETED, {"output": agent.text_of(piece.get("result"))}
     else:
         status, ending = FAILED, {"error": execution_error(piece.get("error", "It failed."))}
-    id, name = str(piece.get("id", "")), str(piece.get("name", ""))
-    said = agent.text_of(piece.get("input", {}))
-    return call(run, agent.iteration(part), id, name, status=status, arguments=said, **ending)
+    name, said = str(piece.get("name", "")), agent.text_of(piece.get("input", {}))
+    return call(run, part, name, status=status, arguments=said, **ending)
 
 
 # ---------------------------------------------------------------- the response

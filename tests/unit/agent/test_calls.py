@@ -3,7 +3,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tailrace.agent.calls import MAX_ERROR, Calls, jsonable
+from tailrace.agent.calls import MAX_ERROR, Asked, Calls, jsonable
+from tailrace.agent.parts import MAX_SAID_BYTES
 from tailrace.protocol import agent
 from tailrace.protocol.events import MAX_EVENT_BYTES, to_json
 
@@ -20,7 +21,9 @@ class Told:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.finished: list[int] = []
         self.clock = Clock()
-        asked = [(f"c{n}", f"t{n}", input_) for n, input_ in enumerate(inputs, 1)]
+        asked = [
+            Asked(f"3.{n}", 4 + n, f"c{n}", f"t{n}", input_) for n, input_ in enumerate(inputs, 1)
+        ]
         self.calls = Calls(self.say, 3, asked, self.finish, clock=self.clock)
 
     def say(self, type: str, told: dict[str, Any]) -> None:
@@ -49,17 +52,22 @@ def test_calls_are_told_in_the_order_in_which_they_end() -> None:
         ("tools_executing", {"iteration": 3, "count": 2, "tools": [
             {"id": "c1", "name": "t1", "input": {"a": 1}}, {"id": "c2", "name": "t2", "input": {}},
         ]}),
-        ("tool_progress", {"id": "c1", "name": "t1", "status": "executing", "iteration": 3,
+        ("tool_progress", {"part": "3.1", "item": 5, "id": "c1", "name": "t1",
+                           "status": "executing", "iteration": 3,
                            "index": 1, "count": 2}),
-        ("tool_progress", {"id": "c2", "name": "t2", "status": "executing", "iteration": 3,
+        ("tool_progress", {"part": "3.2", "item": 6, "id": "c2", "name": "t2",
+                           "status": "executing", "iteration": 3,
                            "index": 2, "count": 2, "run": "run_x"}),
-        ("tool_progress", {"id": "c2", "name": "t2", "status": "progressing", "iteration": 3,
+        ("tool_progress", {"part": "3.2", "item": 6, "id": "c2", "name": "t2",
+                           "status": "progressing", "iteration": 3,
                            "index": 2, "count": 2, "current": 1, "total": 2}),
-        ("tool_progress", {"id": "c2", "name": "t2", "status": "completed", "iteration": 3,
-                           "index": 2, "count": 2, "result": {"x": 1}, "finished": 1,
+        ("tool_progress", {"part": "3.2", "item": 6, "id": "c2", "name": "t2",
+                           "status": "completed", "iteration": 3,
+                           "index": 2, "count": 2, "input": {}, "result": {"x": 1}, "finished": 1,
                            "duration_seconds": 1.5}),
-        ("tool_progress", {"id": "c1", "name": "t1", "status": "failed", "iteration": 3,
-                           "index": 1, "count": 2, "error": "no", "finished": 2,
+        ("tool_progress", {"part": "3.1", "item": 5, "id": "c1", "name": "t1",
+                           "status": "failed", "iteration": 3,
+                           "index": 1, "count": 2, "input": {"a": 1}, "error": "no", "finished": 2,
                            "duration_seconds": 2.0}),
         ("tools_completed", {"iteration": 3, "completed": 1, "failed": 1, "total": 2,
                              "duration_seconds": 2.0}),
@@ -108,6 +116,13 @@ def test_a_large_result_is_cut_and_says_so() -> None:
     assert completed["truncated"]
     assert completed["result"].startswith('["xxx')
     assert len(failed["error"]) == MAX_ERROR
+
+
+def test_the_end_of_a_call_is_one_event_however_large_it_is() -> None:
+    told = Told("\0" * (MAX_SAID_BYTES // 6))
+    told.calls.complete(told.call("c1"), ["\0" * 100_000])
+    ((_, completed),) = told.events
+    assert len(to_json(completed)) < MAX_EVENT_BYTES
 
 
 def test_any_result_has_a_form_in_json() -> None:

@@ -21,6 +21,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.usage import RequestUsage
 
+from tailrace.agent.parts import MAX_WHOLE_BYTES
 from tailrace.agent.teller import MOST_CHARACTERS, STOPPED, Teller
 from tailrace.errors import RunEnded
 from tailrace.protocol.events import emitted
@@ -97,16 +98,16 @@ def test_text_is_told_as_it_comes(teller: Told) -> None:
     teller.has(TextPart("c"))
     assert teller.events == [
         ("iteration_start", {"iteration": 1}),
-        ("text_start", {"part": "1.0"}),
-        ("text_chunk", {"part": "1.0", "chunk": "a👋", "position": 0}),
-        ("text_chunk", {"part": "1.0", "chunk": "b", "position": 2}),
-        ("text_end", {"part": "1.0", "length": 3}),
+        ("text_start", {"part": "1.0", "item": 0}),
+        ("text_chunk", {"part": "1.0", "item": 0, "chunk": "a👋", "position": 0}),
+        ("text_chunk", {"part": "1.0", "item": 0, "chunk": "b", "position": 2}),
+        ("text_end", {"part": "1.0", "item": 0, "length": 3, "text": "a👋b"}),
         ("iteration_end", {"iteration": 1, "reason": "answer",
                            "usage": {"input_tokens": 3, "output_tokens": 2}}),
         ("iteration_start", {"iteration": 2}),
-        ("text_start", {"part": "2.0"}),
-        ("text_chunk", {"part": "2.0", "chunk": "c", "position": 3}),
-        ("text_end", {"part": "2.0", "length": 1}),
+        ("text_start", {"part": "2.0", "item": 1}),
+        ("text_chunk", {"part": "2.0", "item": 1, "chunk": "c", "position": 3}),
+        ("text_end", {"part": "2.0", "item": 1, "length": 1, "text": "c"}),
         ("iteration_end", {"iteration": 2, "reason": "answer",
                            "usage": {"input_tokens": 3, "output_tokens": 2}}),
     ]  # fmt: skip
@@ -124,7 +125,8 @@ def test_thoughts_are_apart_from_text(teller: Told) -> None:
         "thinking_start", "thinking_chunk", "thinking_chunk", "thinking_end",
         "text_start", "text_chunk", "text_end",
     ]  # fmt: skip
-    assert teller.of("text_chunk") == [{"part": "1.1", "chunk": "yes", "position": 0}]
+    assert teller.of("thinking_end") == [{"part": "1.0", "item": 0, "text": "hm so"}]
+    assert teller.of("text_chunk") == [{"part": "1.1", "item": 1, "chunk": "yes", "position": 0}]
 
 
 def test_empty_parts_are_not_told(teller: Told) -> None:
@@ -143,10 +145,29 @@ def test_a_long_chunk_is_split(teller: Told) -> None:
     assert teller.parts.text(1) == long + long
 
 
+@pytest.mark.parametrize(
+    ("whole", "is_repeated"),
+    [
+        ("x" * (MAX_WHOLE_BYTES - 2), True),
+        ("x" * (MAX_WHOLE_BYTES - 1), False),
+        ("é" * (MAX_WHOLE_BYTES // 2), False),
+        ("\n" * (MAX_WHOLE_BYTES // 2), False),
+    ],
+    ids=["all of it", "a byte more", "wide", "escaped"],
+)
+@pytest.mark.parametrize("part", [TextPart, ThinkingPart])
+def test_a_text_that_is_too_long_is_not_repeated(
+    teller: Told, part: Any, whole: str, is_repeated: bool
+) -> None:
+    teller.has(part(whole))
+    (told,) = teller.of("text_end", "thinking_end")
+    assert told.get("text") == (whole if is_repeated else None)
+
+
 def test_half_a_character_does_not_end_the_turn(teller: Told) -> None:
     teller.hears(starts(0, TextPart("a\ud83d")), text(0, "\ude00b"))
     teller.has(TextPart("x"))
-    assert teller.parts.text(1) == "a??b"
+    assert teller.parts.text(1) == teller.of("text_end")[0]["text"] == "a??b"
 
 
 def test_what_goes_on_after_its_end_is_another_part(teller: Told) -> None:
@@ -176,9 +197,9 @@ def test_a_call_is_told_as_it_is_written(teller: Told) -> None:
         ends(1, call('{"x": 1}')),
     )  # fmt: skip
     answer = teller.has(TextPart("a"), call('{"x": 1}'))
-    named = {"part": "1.1", "id": "c", "name": "n"}
+    named = {"part": "1.1", "item": 1, "id": "c", "name": "n"}
     assert teller.events[3:] == [
-        ("text_end", {"part": "1.0", "length": 1}),
+        ("text_end", {"part": "1.0", "item": 0, "length": 1, "text": "a"}),
         ("tool_detected", named),
         ("tool_args", {**named, "chunk": '{"x"'}),
         ("tool_args", {**named, "chunk": ": 1}"}),
@@ -211,7 +232,7 @@ def test_a_name_and_an_id_may_come_late(teller: Told) -> None:
     late = PartDeltaEvent(index=0, delta=ToolCallPartDelta(tool_name_delta="ame"))
     teller.hears(starts(0, call("")), late, args(0, "{}", tool_call_id="late"))
     answer = teller.has(call("{}", id="late", name="name"), known=["name"])
-    assert teller.of("tool_detected") == [{"part": "1.0", "id": "c", "name": "name"}]
+    assert teller.of("tool_detected") == [{"part": "1.0", "item": 0, "id": "c", "name": "name"}]
     (part,) = answer.parts
     assert isinstance(part, ToolCallPart)
     assert part.tool_call_id == "c"
@@ -225,6 +246,16 @@ def test_calls_may_be_written_at_the_same_time(teller: Told) -> None:
     teller.has(call('{"x":1}', id="a"), call('{"y":2}', id="b"))
     ready = {told["id"]: told["input"] for told in teller.of("tool_ready")}
     assert ready == {"a": {"x": 1}, "b": {"y": 2}}
+
+
+def test_items_are_counted_as_they_are_told(teller: Told) -> None:
+    # The first of them is told last: until then its name may go on.
+    teller.hears(starts(0, call("", id="a")), starts(1, call("", id="b")), args(1, "{}"))
+    teller.has(call(id="a"), call("{}", id="b"), TextPart("x"), known=())
+    teller.begin()
+    teller.has(TextPart("y"))
+    items = [(told["part"], told["item"]) for told in teller.of("tool_detected", "text_start")]
+    assert items == [("1.1", 0), ("1.2", 1), ("1.0", 2), ("2.0", 3)]
 
 
 def test_each_call_of_a_turn_has_an_id_of_its_own(teller: Told) -> None:
@@ -248,6 +279,11 @@ def test_a_large_input_is_cut_where_it_is_told(teller: Told) -> None:
     assert ready["truncated"]
     assert ready["input"].startswith('{"x":"yyy')
     assert answer.parts[0] == call({"x": "y" * 100_000})
+    teller.close()
+    (failed,) = teller.of("tool_progress")
+    assert failed["input"] == ready["input"]
+    assert failed["input_truncated"]
+    assert "truncated" not in failed
 
 
 # --- results -----------------------------------------------------------------------------------

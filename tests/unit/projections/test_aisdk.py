@@ -176,7 +176,7 @@ def test_what_calls_answer() -> None:
 
 
 def test_the_progress_of_a_call_is_one_bar() -> None:
-    bars = [chunk for chunk in named(TOOLS, "data-tool-progress") if chunk["id"] == "1.call_1"]
+    bars = [chunk for chunk in named(TOOLS, "data-tool-progress") if chunk["id"] == "1.1"]
     assert [bar["data"]["status"] for bar in bars] == ["executing", "progressing", "completed"]
     assert bars[1]["data"] == {
         "toolCallId": "call_1",

@@ -24,6 +24,7 @@ from tests.turns import (
     PLAIN,
     RUN,
     SCRIPT,
+    THINKING,
     TOOLS,
     TURNS,
     WAITED,
@@ -110,16 +111,56 @@ def test_it_is_what_the_reference_says(turn: Turn) -> None:
 
 @all_turns
 def test_every_event_of_an_item_finds_it(turn: Turn) -> None:
-    items: dict[int, Json] = {}
+    items: list[Json] = []
     for event in told(turn):
         if event["type"] == "response.output_item.added":
-            assert event["output_index"] not in items
-            items[event["output_index"]] = event["item"]
+            # Some clients take the index for the place in a list.
+            assert event["output_index"] == len(items)
+            items.append(event["item"])
         elif "output_index" in event:
-            assert items[event["output_index"]]["id"] == event["item_id"]
-    final = told(turn)[-1]["response"].get("output")
-    if final and items:
-        assert {item["id"] for item in final} == {item["id"] for item in items.values()}
+            named = event["item"]["id"] if "item" in event else event["item_id"]
+            assert items[event["output_index"]]["id"] == named
+
+
+@pytest.mark.parametrize("turn", [PLAIN, TOOLS, THINKING], ids=["plain", "tools", "thinking"])
+def test_what_is_done_is_what_the_end_has(turn: Turn) -> None:
+    done = {one["output_index"]: one["item"] for one in named(turn, "response.output_item.done")}
+    final = told(turn)[-1]["response"]["output"]
+    assert [done[index] for index in sorted(done)] == final
+
+
+@all_turns
+def test_what_is_begun_is_done_once(turn: Turn) -> None:
+    opened, closed = [], []
+    for event in told(turn):
+        change = event["type"].rpartition(".")[2]
+        if change == "added":
+            opened.append((event["type"].removesuffix(".added"), event["output_index"]))
+        elif change == "done" and event["type"] in (
+            "response.output_item.done", "response.content_part.done",
+        ):  # fmt: skip
+            closed.append((event["type"].removesuffix(".done"), event["output_index"]))
+    if turn in (TURNS["lost"], TURNS["lost_in_text"], TURNS["lost_stopping"]):
+        assert set(closed) < set(opened)
+    else:
+        assert sorted(closed) == sorted(opened)
+
+
+def test_a_text_is_done_as_a_whole() -> None:
+    text, part, item = [event for event in told(TOOLS) if event.get("output_index") == 0][-3:]
+    assert [event["type"] for event in (text, part, item)] == [
+        "response.output_text.done", "response.content_part.done", "response.output_item.done",
+    ]  # fmt: skip
+    assert text["text"] == part["part"]["text"] == "Let me look."
+    assert item["item"]["content"] == [part["part"]]
+    assert item["item"]["status"] == "completed"
+
+
+def test_a_text_that_is_not_repeated_is_done_in_the_end() -> None:
+    cut = [(type_, {k: v for k, v in said.items() if k != "text"}) if type_ == agent.TEXT_END
+           else (type_, said) for type_, said in PLAIN]  # fmt: skip
+    assert [event["type"] for event in told(cut) if event["type"].endswith(".done")] == []
+    assert accumulated(cut).response.output_text == "Hello, wörld 👋\ndata: x"
 
 
 @pytest.mark.parametrize(
@@ -171,12 +212,23 @@ def test_calls_are_items_and_their_ends_are_told() -> None:
         ("failed", second),
         ("completed", first),
     ]
+    done = {
+        event["item"]["id"]: event["item"]
+        for event in named(TOOLS, "response.output_item.done")
+        if event["item"]["type"] == "mcp_call"
+    }
+    assert list(done) == [second, first]
+    assert (done[first]["status"], done[first]["arguments"], done[first]["output"]) == (
+        "completed", '{"department":"Sales"}', '{"department":"Sales","count":12}',
+    )  # fmt: skip
+    assert done[second]["status"] == "failed"
+    assert done[second]["error"]["content"][0]["text"] == "There is no department Moon."
 
 
 def test_one_id_in_two_iterations_is_two_calls() -> None:
     again = [
-        (agent.TOOL_DETECTED, {"part": part, "id": "same", "name": "count"})
-        for part in ("1.0", "2.0")
+        (agent.TOOL_DETECTED, {"part": part, "item": item, "id": "same", "name": "count"})
+        for item, part in enumerate(("1.0", "2.0"))
     ]
     one, other = named([start(), *again], "response.output_item.added")
     assert one["output_index"] != other["output_index"]
@@ -209,10 +261,13 @@ def test_the_conversation_is_the_thread() -> None:
     ("type_", "payload"),
     [
         (agent.TEXT_START, {}),
-        (agent.TEXT_CHUNK, {"part": "1.0", "chunk": 5}),
-        (agent.TOOL_DETECTED, {"part": 1, "id": "a", "name": "b"}),
-        (agent.TOOL_PROGRESS, {"id": "a", "status": "paused", "iteration": 1}),
-        (agent.TOOL_PROGRESS, {"id": "a", "status": "executing"}),
+        (agent.TEXT_START, {"part": "1.0"}),
+        (agent.TEXT_START, {"part": "1.0", "item": True}),
+        (agent.TEXT_START, {"part": "1.0", "item": -1}),
+        (agent.TEXT_CHUNK, {"part": "1.0", "item": 0, "chunk": 5}),
+        (agent.TOOL_DETECTED, {"part": 1, "item": 0, "id": "a", "name": "b"}),
+        (agent.TOOL_PROGRESS, {"part": "1.0", "item": 0, "name": "a", "status": "paused"}),
+        (agent.TOOL_PROGRESS, {"name": "a", "status": "executing"}),
         ("own", {"part": "1.0"}),
     ],
 )

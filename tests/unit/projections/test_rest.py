@@ -12,7 +12,7 @@ from tests.turns import SCRIPT, THINKING, block
 
 AGUI = STREAMS["ag-ui"]
 # Event 4 opens a thought, which AG-UI does in two.
-OPENS = THINKING.index(("thinking_start", {"part": "1.0"})) + 1
+OPENS = THINKING.index(("thinking_start", {"part": "1.0", "item": 0})) + 1
 
 
 def ids(wire: bytes) -> list[str]:

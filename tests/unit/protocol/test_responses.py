@@ -50,44 +50,6 @@ def test_a_sequence_number_says_where_to_go_on() -> None:
         responses.cursor_after(-1)
 
 
-def test_an_answer_without_calls_is_numbered_as_by_openai() -> None:
-    assert [responses.output_index(f"1.{place}") for place in range(3)] == [0, 1, 2]
-
-
-def test_no_two_items_have_one_index() -> None:
-    seen = [
-        responses.output_index(f"{iteration}.{place}")
-        for iteration in range(1, 12)
-        for place in range(50)
-    ]
-    seen += [
-        responses.call_index(iteration, f"call_{number}")
-        for iteration in range(1, 12)
-        for number in range(200)
-    ]
-    assert len(set(seen)) == len(seen)
-    # What JavaScript has exactly.
-    assert all(0 <= index < 2**53 for index in seen)
-
-
-def test_iterations_follow_each_other() -> None:
-    last, ids = -1, [f"call_{number}" for number in range(20)]
-    for iteration in (1, 2, 3, 4096):
-        text = responses.output_index(f"{iteration}.9999")
-        calls = [responses.call_index(iteration, id) for id in ids]
-        assert last < text < min(calls)
-        last = max(calls)
-
-
-@pytest.mark.parametrize("part", ["", "x", "1", "1.x", "x.1", "1.²", "9999999.99999999999999"])
-def test_any_part_has_an_index(part: str) -> None:
-    assert 0 <= responses.output_index(part) < 2**53
-
-
-def test_a_call_of_any_id_has_an_index() -> None:
-    assert 0 <= responses.call_index(0, "\ud800") < 2**53
-
-
 def test_the_items_of_a_turn() -> None:
     first, counted, failed, last = responses.output(RUN, [{"type": "new"}, *PARTS])
     assert first == {
@@ -100,7 +62,7 @@ def test_the_items_of_a_turn() -> None:
         ],
     }
     assert counted == {
-        "id": f"mcp_{NAME}_1_call_1",
+        "id": f"mcp_{NAME}_1_1",
         "type": "mcp_call",
         "server_label": "tailrace",
         "name": "count_employees",
