@@ -129,18 +129,34 @@ def door(tmp_path: Path) -> Iterator[Door]:
     for name, text in SCRIPTS.items():
         (scripts / name).write_text(text, encoding="utf-8")
     options = ["--no-auth", *UNBOUND, "--allow-root", str(scripts), "--at-once", "8"]
+    options += ["--chat", "demo"]
     with opened(tmp_path, *options) as door:
         yield door
 
 
+def asked(draw: st.DrawFn, body: dict[str, Any], responses: list[str]) -> None:
+    """Now and then the body of a request for a chat asks something."""
+    where = "messages" if "messages" in body else "input"
+    if where in body and "operation" not in body and draw(st.booleans()):
+        body |= {where: [{"role": "user", "content": "hi"}], "model": None}
+        for name in ("tools", "instructions", "store", "conversation"):
+            body.pop(name, None)
+    if "previous_response_id" in body and draw(st.booleans()):
+        body["previous_response_id"] = draw(st.sampled_from(responses))
+
+
 @st.composite
-def likely(draw: st.DrawFn, cases: st.SearchStrategy[Case[Any]], runs: list[str]) -> Case[Any]:
+def likely(
+    draw: st.DrawFn, cases: st.SearchStrategy[Case[Any]], runs: list[str], responses: list[str]
+) -> Case[Any]:
     """A case, which now and then is about something that there is."""
     case = draw(cases)
-    if "run" in (case.path_parameters or {}) and draw(st.booleans()):
-        case.path_parameters["run"] = draw(st.sampled_from(runs))
+    for name, known in (("run", runs), ("id", responses)):
+        if name in (case.path_parameters or {}) and draw(st.booleans()):
+            case.path_parameters[name] = draw(st.sampled_from(known))
     body: Any = case.body
     if isinstance(body, dict):
+        asked(draw, body, responses)
         if "operation" in body and draw(st.booleans()):
             file = draw(st.sampled_from(OVER_SOON))
             body |= {"operation": "script", "input": {"file": file}}
@@ -177,6 +193,8 @@ def tried(door: Door, crowd: Crowd, turn: Turn, count: int) -> int:
     held = door.start("script", file="wait.sh")
     ended = door.start("script", file="hello.sh")
     door.ended(ended)
+    answered = door.start("chat", message="hi")
+    door.ended(answered)
     before = crowd.statuses.total()
     cases = operation.as_strategy(generation_mode=mode)
 
@@ -184,7 +202,7 @@ def tried(door: Door, crowd: Crowd, turn: Turn, count: int) -> int:
         max_examples=count, deadline=None, database=None, derandomize=SAID is None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(case=likely(cases, [held, ended]))
+    @given(case=likely(cases, [held, ended, answered], [answered.replace("run_", "resp_")]))
     def ask(case: Case[Any]) -> None:
         crowd.ask(case)
 

@@ -53,7 +53,7 @@ def build(
     try:
         identify = None if entrance is None else entrance.identify
         handed = (name for where in settings.mcp.values() for name in where.variables)
-        own = () if settings.chat is None else settings.chat.secrets
+        own = () if settings.chat is None else settings.chat.masked()
         secrets = journal.registered(dict.fromkeys((*settings.mask, *handed, *own)))
         runs = Tailrace(
             settings.log,

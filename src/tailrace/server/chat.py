@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,9 +34,13 @@ from tailrace.agent import router
 from tailrace.agent.models import DEMO, Endpoint
 from tailrace.agent.router import Router
 from tailrace.errors import SettingsInvalid
+from tailrace.protocol.masking import MIN_CHARACTERS
 
 _MAX_ITERATIONS: Final = 100
 _MAX_TIMEOUT: Final = 86_400.0
+
+# `module:function`.
+_FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 _EXAMPLE: Final = 'Write something like model = "openai:gpt-5", tools = ["shop.stock:find"].'
 _ENDPOINT: Final = (
@@ -47,8 +52,8 @@ _ENDPOINT: Final = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatSettings:
     """What is configured of the chat: the options of `agent.chat.Chat`, but that `tools` are the
-    names of functions, as `module:function`, found from `folder`. `secrets`: environment variables
-    whose values must not be told.
+    names of functions, as `module:function`, found from `folder`. `secrets`: the environment
+    variables with the keys of `endpoints`.
     """
 
     model: str = DEMO
@@ -70,20 +75,39 @@ class ChatSettings:
         told = {name: getattr(self, name) for name in (*names, "timeout", "client_history")}
         return {**told, "router": self.router, "tools": [self._function(t) for t in self.tools]}
 
+    def masked(self, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+        """The environment variables whose values must not be told: `secrets`, and where the keys
+        of the providers usually are. What is too short to be masked is nobody's secret.
+        """
+        models = (self.model, *self.models, *(one.model for one in self.endpoints.values()))
+        chosen = (*models, *(route.model or "" for route in self.router.routes))
+        providers = [name.partition(":")[0].upper() for name in chosen if ":" in name]
+        # `openai-responses` has the key of `openai`.
+        usual = [f"{said.partition('-')[0]}_API_KEY" for said in providers]
+        names = dict.fromkeys((*self.secrets, *usual))
+        return tuple(name for name in names if len(env.get(name, "")) >= MIN_CHARACTERS)
+
     def _function(self, name: str) -> Callable[..., Any]:
         module, _, attribute = name.partition(":")
         where = str(self.folder.resolve())
         if where not in sys.path:
             sys.path.insert(0, where)
+        fix = "Name a module beside the settings file, and its function, like stock:find."
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise SettingsInvalid(
-                f"There is no function {name!r}, which chat.tools names: {error}.",
-                fix="Name a module beside the settings file, and its function, like stock:find.",
+                f"There is no function {name!r}, which chat.tools names: {error}.", fix=fix
             ) from None
+        except Exception as error:
+            # Whatever somebody's module does.
+            raise SettingsInvalid(
+                f"{name!r}, which chat.tools names, cannot be imported: "
+                f"{type(error).__name__}: {error}.",
+                fix=f"Mend {module}, or leave it out.",
+            ) from error
         if not callable(found):
-            raise SettingsInvalid(f"{name!r}, which chat.tools names, is no function.", fix="")
+            raise SettingsInvalid(f"{name!r}, which chat.tools names, is no function.", fix=fix)
         made: Callable[..., Any] = found
         return made
 
@@ -158,7 +182,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _functions(value: Any) -> tuple[str, ...]:
     names = _texts(value)
-    if any(len(name.split(":")) != 2 for name in names):
+    if not all(map(_FUNCTION.fullmatch, names)):
         raise ValueError("a list of functions, each as module:function")
     return names
 

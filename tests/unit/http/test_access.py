@@ -25,6 +25,9 @@ pytestmark = pytest.mark.anyio
 # They tell whether the process lives, to whoever looks after it, and nothing else.
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
 
+THREAD = "ours"
+ASKED = {"role": "user", "content": "hi"}
+
 
 def named(request: Request) -> Access:
     """By a header: `ada`, or `ada:run,watch`."""
@@ -39,16 +42,23 @@ class House:
     runs: Tailrace
     visitor: Visitor
     run: str = ""
+    turn: str = ""
 
     async def ask(self, who: str, method: str, path: str) -> Visit:
         """With a body where one belongs."""
-        target = path.replace("{run}", self.run)
+        target = path.replace("{run}", self.run).replace("{id}", self.turn)
+        target = target.replace("{thread}", THREAD).replace("{chat}", THREAD)
         if path == "/run_file":
             target += "?file_path=hello.sh"
         bodies: dict[tuple[str, str], Any] = {
             ("POST", "/runs"): {"operation": "count", "input": {}},
             ("POST", "/runs/{run}/events"): {"events": [{"type": "note", "data": {}}]},
             ("POST", "/tickets"): {"run": self.run},
+            ("POST", "/mcp/chat/stream"): {"messages": [ASKED]},
+            ("POST", "/mcp/analyze-query"): {"query": "hi"},
+            ("POST", "/agui"): {"threadId": "a", "messages": [ASKED]},
+            ("POST", "/api/chat"): {"id": "b", "messages": [ASKED]},
+            ("POST", "/v1/responses"): {"input": "hi", "conversation": THREAD},
         }
         headers = {"x-who": who} if who else {}
         return await self.visitor.ask(method, target, headers, json=bodies.get((method, path)))
@@ -70,10 +80,12 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     runs.operation(count)
     (tmp_path / "hello.sh").write_text("echo hello")
     runs.allow_scripts(tmp_path)
+    runs.chat()
     house = House(runs, Visitor(runs.asgi))
     started = await house.ask("ada", "POST", "/runs")
     house.run = started.json["id"]
     await runs.run(house.run).wait()
+    house.turn = (await house.ask("ada", "POST", "/v1/responses")).json["id"]
     yield house
     await runs.close()
 
@@ -101,8 +113,8 @@ async def test_nothing_is_read_of_a_request_before_it_is_known_who_asks(house: H
 
 async def test_of_somebody_elses_run_there_is_nothing(house: House) -> None:
     everything = f"bob:{','.join(SCOPES[:-1])}"
-    asked = [route for route in house.routes if "{run}" in route[1]]
-    assert len(asked) >= 7
+    asked = [route for route in house.routes if "{run}" in route[1] or "{id}" in route[1]]
+    assert len(asked) >= 12
     for method, path in asked:
         answer = await house.ask(everything, method, path)
         assert (answer.status, answer.json["code"]) == (404, "run-unknown"), (method, path)
@@ -111,12 +123,17 @@ async def test_of_somebody_elses_run_there_is_nothing(house: House) -> None:
     for target in (f"/events?runs={house.run}", f"/run_file?file_path=x&after={house.run}:1"):
         answer = await house.visitor.get(target, {"x-who": "bob"})
         assert answer.status == 404, target
+    for target in (f"/agui/{THREAD}/stream", f"/api/chat/{THREAD}/stream"):
+        last = {"x-who": "bob", "last-event-id": "1"}
+        assert (await house.visitor.get(target, last)).status == 204, target
+    assert (await house.ask(everything, "GET", "/api/chat/{chat}")).json == {"messages": []}
     vector = {"x-who": "bob", "last-event-id": f"0~{house.run}:1"}
     async with house.visitor.visit("GET", "/events", vector) as visit:
         await visit.until(lambda told: b"tailrace" in told.body)
         assert house.run.encode() not in visit.body
     mine = await house.ask("ada", "GET", "/runs/{run}")
     assert mine.json["state"] == "completed"
+    assert (await house.ask("ada", "GET", "/v1/responses/{id}")).json["status"] == "completed"
 
 
 async def test_a_missing_run_looks_just_the_same(house: House) -> None:
@@ -128,10 +145,10 @@ async def test_a_missing_run_looks_just_the_same(house: House) -> None:
 
 async def test_admin_sees_all(house: House) -> None:
     for method, path in house.routes:
-        if "{run}" in path and method == "GET":
+        if ("{run}" in path or "{id}" in path) and method == "GET":
             answer = await house.ask("root:admin", method, path)
             assert answer.status == 200, (method, path)
-    assert len((await house.ask("root:admin", "GET", "/runs")).json["runs"]) == 1
+    assert len((await house.ask("root:admin", "GET", "/runs")).json["runs"]) == 2
     again = await house.ask("root:admin", "POST", "/runs/{run}/rerun")
     record = await house.runs.record(again.json["id"])
     assert record.principal == "root"

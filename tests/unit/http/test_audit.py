@@ -104,7 +104,9 @@ def test_a_route_below_a_prefix(
 
 
 def test_every_route_has_a_word() -> None:
-    document = Tailrace("memory:").asgi.openapi()
+    runs = Tailrace("memory:")
+    runs.chat()
+    document = runs.asgi.openapi()
     offered = {
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     }

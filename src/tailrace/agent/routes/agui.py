@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
 from tailrace.agent.routes.sent import MAX_ID, MAX_MESSAGES, Message, Sent, newest
-from tailrace.agent.routes.turns import Turns, documented, events
+from tailrace.agent.routes.turns import Turns, documented, events, named
 from tailrace.projections import stream
 from tailrace.protocol.runs import THREAD
 
@@ -36,10 +36,10 @@ def router(turns: Turns) -> APIRouter:
         """The turn, live, as AG-UI's events. A request that is repeated starts nothing again."""
         turns.room(request)
         # The client's own id of the run: it makes one for each that it wants.
-        key = None if body.runId is None else f"agui:{body.threadId}:{body.runId}"[:200]
-        record, _ = await turns.start(request, newest(body.messages), body.threadId, key=key)
+        key = None if body.runId is None else named("agui", body.threadId, body.runId)
+        started = await turns.start(request, newest(body.messages), body.threadId, key=key)
         told = stream(_FORMAT)
-        return turns.begun(record, told, events(request, _HERE, record, told))
+        return turns.begun(request, started, told, events(request, _HERE, started[0], told))
 
     async def watch(request: Request, thread: _Thread) -> Response:
         """The turn that goes on in a conversation, from its beginning; 204 where there is none."""

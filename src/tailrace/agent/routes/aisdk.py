@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tailrace.agent import history
 from tailrace.agent.routes.sent import MAX_MESSAGES, Message, Sent, newest, refuse
-from tailrace.agent.routes.turns import Turns, documented, events
+from tailrace.agent.routes.turns import Turns, documented, events, named
 from tailrace.http.problems import nothing
 from tailrace.http.runs import answer
 from tailrace.projections import stream
@@ -18,10 +18,12 @@ from tailrace.projections.aisdk import HEADERS
 from tailrace.protocol import agent
 from tailrace.protocol.events import loads
 from tailrace.protocol.runs import THREAD, RunRecord
+from tailrace.protocol.wire import RUN
 
 _FORMAT: Final = "ai-sdk"
 _HERE: Final = "/api/chat"
 _REGENERATE: Final = "regenerate-message"
+_QUESTION: Final = ".user"
 
 # With that the client knows the protocol.
 _TOLD: Final[Mapping[str, str]] = {name.decode(): value.decode() for name, value in HEADERS}
@@ -30,10 +32,13 @@ _Chat = Annotated[str, Path(pattern=THREAD, description="The client's id of the 
 
 
 class ChatRequest(Sent):
-    """The AI SDK's own. What is asked is the last message."""
+    """The AI SDK's own. What is asked is the last message; `messageId` is the one in whose place
+    it is, or its answer will be.
+    """
 
     id: str = Field(pattern=THREAD)
     messages: list[Message] = Field(max_length=MAX_MESSAGES)
+    messageId: str | None = Field(None, max_length=200)  # noqa: N815 - the AI SDK's spelling
     trigger: str = Field("submit-message", max_length=40)
     model: str | None = Field(None, max_length=200)
 
@@ -62,20 +67,38 @@ class _Face:
 
     async def start(self, request: Request, body: ChatRequest) -> Response:
         """The turn, live, as a UI message stream. A message that is sent again starts no second
-        turn; `regenerate-message` replaces the last one.
+        turn; one that was edited, and `regenerate-message`, replace a turn and all after it.
         """
         self._turns.room(request)
         asked = newest(body.messages)
-        key = None if asked.id is None else f"ai:{body.id}:{asked.id}"[:200]
-        replaced = None
-        if body.trigger == _REGENERATE:
-            last = await self._turns.newest(request, body.id)
-            if last is None:
-                refuse("trigger", "There is no answer in this conversation that could be another")
-            replaced, key = last.id, f"ai:{body.id}:again:{last.id}"[:200]
-        record, _ = await self._turns.start(request, asked, body.id, body.model, key, replaced)
-        told = stream(_FORMAT)
-        return self._turns.begun(record, told, events(request, _HERE, record, told), _TOLD)
+        replaced = await self._replaced(request, body)
+        key = None
+        if asked.id is not None or replaced is not None:
+            key = named("ai", body.id, asked.id, asked.message, replaced)
+        started = await self._turns.start(request, asked, body.id, body.model, key, replaced)
+        there = events(request, _HERE, started[0], told := stream(_FORMAT))
+        return self._turns.begun(request, started, told, there, _TOLD)
+
+    async def _replaced(self, request: Request, body: ChatRequest) -> str | None:
+        """The run in whose place the new one is; None, where a conversation just goes on."""
+        if body.trigger != _REGENERATE and body.messageId is None:
+            return None
+        found = await self._turns.find(request, body.id)
+        if body.trigger == _REGENERATE and not found:
+            refuse("trigger", "There is no answer in this conversation that could be another")
+        ids = [record.id for record in found]
+        meant = (body.messageId or "").removesuffix(_QUESTION)
+        if meant in ids:
+            return meant
+        led = [record.id for record in reversed(history.line(found, None))]
+        if body.messageId is None:
+            return led[-1]
+        # The client's own id of a question, which is not kept. But the answer before it is known.
+        answers = [one.id for one in body.messages if one.role == "assistant"]
+        if answers and answers[-1] not in led:
+            return None
+        after = led.index(str(answers[-1])) + 1 if answers else 0
+        return led[after] if after < len(led) else None
 
     async def watch(self, request: Request, chat: _Chat) -> Response:
         """The turn that goes on, from its beginning; 204 where there is none."""
@@ -84,17 +107,19 @@ class _Face:
     async def stop(self, request: Request, chat: _Chat) -> Response:
         """204, also where nothing goes on: the turn ends soon."""
         going = await self._turns.newest(request, chat, is_active=True)
+        answer = nothing()
         if going is not None:
             await self._turns.engine.cancel(going.id)
-        return nothing()
+            answer.headers[RUN] = going.id
+        return answer
 
     async def show(self, request: Request, chat: _Chat) -> Response:
         """{messages}: what was said, for a page that has lost it. Of a turn that goes on only the
         question: its answer is in the stream.
         """
-        found = await self._turns.find(request, chat, history.MAX_TURNS)
+        found = await self._turns.find(request, chat)
         messages: list[dict[str, Any]] = []
-        for record in reversed(history.line(found, None)):
+        for record in reversed(history.line(found, None)[: history.MAX_TURNS]):
             messages.append(_question(record))
             if record.ended:
                 messages.append(await self._answer(record))
@@ -115,7 +140,7 @@ class _Face:
 
 def _question(record: RunRecord) -> dict[str, Any]:
     text = str(loads(record.input).get("message", ""))
-    return {"id": f"{record.id}.user", "role": "user", "parts": [{"type": "text", "text": text}]}
+    return {"id": record.id + _QUESTION, "role": "user", "parts": [{"type": "text", "text": text}]}
 
 
 def _part(run: str, part: Mapping[str, Any]) -> dict[str, Any]:

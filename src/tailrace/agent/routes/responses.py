@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tailrace.agent import history
 from tailrace.agent.routes.sent import MAX_MESSAGES, Asked, Message, Sent, newest, refuse
-from tailrace.agent.routes.turns import BEGINNING, Turns, events, own_thread
+from tailrace.agent.routes.turns import BEGINNING, Turns, documented, events, own_thread
 from tailrace.errors import RunUnknown
 from tailrace.http import openapi
 from tailrace.http.access import asker, guarding
@@ -21,7 +21,7 @@ from tailrace.protocol.agent import CHAT
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.events import loads, to_json
 from tailrace.protocol.runs import RunRecord
-from tailrace.protocol.wire import LAST_EVENT_ID, PROBLEM
+from tailrace.protocol.wire import JSON, LAST_EVENT_ID, PROBLEM, RUN
 
 _FORMAT: Final = "responses"
 _HERE: Final = "/v1/responses"
@@ -53,9 +53,9 @@ def router(turns: Turns) -> APIRouter:
         responses=openapi.ANY_PROBLEM,
     )
     face = _Face(turns)
+    documented(routes, "POST", _HERE, face.create, "A turn for clients of OpenAI's", JSON)
+    documented(routes, "GET", f"{_HERE}/{{id}}", face.show, "A response, or its stream", JSON)
     for method, path, endpoint, summary in (
-        ("POST", _HERE, face.create, "A turn for clients of OpenAI's"),
-        ("GET", f"{_HERE}/{{id}}", face.show, "A response, or its stream"),
         ("DELETE", f"{_HERE}/{{id}}", face.forget, "Forget a finished response"),
         ("POST", f"{_HERE}/{{id}}/cancel", face.cancel, "Cancel a response"),
         ("GET", f"{_HERE}/{{id}}/input_items", face.input_items, "What a response answers"),
@@ -84,15 +84,19 @@ class _Face:
         _check(body)
         if body.stream:
             self._turns.room(request)
-        record, _ = await self._turns.start(
-            request, _asked(body), await self._thread(request, body), body.model, idempotency_key
+        asked = _asked(body)
+        thread, replaced = await self._place(request, body, idempotency_key)
+        started = await self._turns.start(
+            request, asked, thread, body.model, idempotency_key, replaced
         )
+        record, _ = started
         if body.stream:
             told = stream(_FORMAT)
-            return self._turns.begun(record, told, events(request, _HERE, record, told))
+            there = events(request, _HERE, record, told)
+            return self._turns.begun(request, started, told, there)
         if not body.background:
             record = await self._engine.run(record.id).wait()
-        return answer(await self._response(record))
+        return await self._response(record)
 
     async def show(
         self,
@@ -104,7 +108,7 @@ class _Face:
         """The response as it is now; with `stream` its events after number `starting_after`."""
         record = await self._record(request, id)
         if not stream_:
-            return answer(await self._response(record))
+            return await self._response(record)
         told, at = stream(_FORMAT), None
         if starting_after is not None and not request.headers.get(LAST_EVENT_ID):
             after = responses.cursor_after(starting_after)
@@ -117,13 +121,14 @@ class _Face:
         """What was forgotten; 409 while it is in progress."""
         record = await self._record(request, id)
         await self._engine.forget(record.id)
-        return answer({"id": id, "object": "response.deleted", "deleted": True})
+        told = {"id": id, "object": "response.deleted", "deleted": True}
+        return answer(told, headers={RUN: record.id})
 
     async def cancel(self, request: Request, id: _Id) -> Response:
         """The response, which ends soon; the same for one that has ended already."""
         record = await self._record(request, id)
         await self._engine.cancel(record.id)
-        return answer(await self._response(await self._engine.run(record.id).wait()))
+        return await self._response(await self._engine.run(record.id).wait())
 
     async def input_items(self, request: Request, id: _Id) -> Response:
         """The message that was sent."""
@@ -137,7 +142,8 @@ class _Face:
             "content": [{"type": "input_text", "text": text}],
         }
         listed = {"first_id": item["id"], "last_id": item["id"], "has_more": False}
-        return answer({"object": "list", "data": [item], **listed})
+        told = {"object": "list", "data": [item], **listed}
+        return answer(told, headers={RUN: record.id})
 
     async def models(self) -> Response:
         """Those that have a name here."""
@@ -153,23 +159,40 @@ class _Face:
             raise RunUnknown(f"{id[:80]} is no turn of a chat.", fix="GET /runs lists your runs.")
         return record
 
-    async def _thread(self, request: Request, body: CreateResponse) -> str:
-        """The conversation: that of the response before it, the one it names, or a new one."""
+    async def _place(
+        self, request: Request, body: CreateResponse, key: str | None
+    ) -> tuple[str, str | None]:
+        """The conversation, which is that of the response before it, the one it names, or a new
+        one; and the run in whose place it is, where the response before is not the last one.
+        """
         if body.previous_response_id is not None:
-            before = await self._record(request, body.previous_response_id)
-            return before.thread or own_thread()
+            return await self._after(request, body.previous_response_id, key)
         named = body.conversation
-        if isinstance(named, dict):
+        if isinstance(named, Mapping):
             named = named.get("id")
-        if named is None:
-            return own_thread()
-        return named if isinstance(named, str) else refuse("conversation", "It must have an id")
+            if not isinstance(named, str):
+                refuse("conversation", "It must have an id, which is text")
+        return own_thread(key) if named is None else named, None
 
-    async def _response(self, record: RunRecord) -> dict[str, Any]:
+    async def _after(self, request: Request, id: str, key: str | None) -> tuple[str, str | None]:
+        before = await self._record(request, id)
+        if before.thread is None:
+            refuse("previous_response_id", "That response belongs to no conversation")
+        found = await self._turns.find(request, before.thread)
+        # A request that is repeated has the place that it had.
+        known = [at for at, record in enumerate(found) if key is not None and record.key == key]
+        led = [one.id for one in history.line(found[known[0] + 1 :] if known else found, None)]
+        if before.id not in led:
+            refuse("previous_response_id", "The conversation went on without that response")
+        at = led.index(before.id)
+        return before.thread, led[at - 1] if at else None
+
+    async def _response(self, record: RunRecord) -> Response:
         parts = None
         if record.ended and record.result is None:
             ((_, parts),) = await history.read(self._engine, (record,))
-        return responses.response(record, parts)
+        # By that it is known which run a request was about.
+        return answer(responses.response(record, parts), headers={RUN: record.id})
 
 
 def _asked(body: CreateResponse) -> Asked:
@@ -188,6 +211,8 @@ def _check(body: CreateResponse) -> None:
         refuse("instructions", "They are this server's own here; leave them out")
     if body.store is False:
         refuse("store", "Every turn is kept here; leave it out")
+    if body.previous_response_id is not None and body.conversation is not None:
+        refuse("conversation", "The response before it has one already; leave one of them out")
 
 
 def _told_twice(base: Any) -> Any:

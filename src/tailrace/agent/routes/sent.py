@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tailrace.agent.history import MAX_BYTES
+from tailrace.agent.parts import size
 from tailrace.errors import InputInvalid
 
 MAX_ID: Final = 100
@@ -26,10 +28,12 @@ class Sent(BaseModel):
 
 
 class Message(Sent):
-    """One message. `content` is text, or a list of parts; the AI SDK has `parts` instead."""
+    """One message. `content` is text, or a list of parts; the AI SDK has `parts` instead. What is
+    no message but stands among them, like a call, has no role.
+    """
 
     id: str | None = Field(None, max_length=200)
-    role: str = Field(max_length=40)
+    role: str = Field("", max_length=40)
     content: Any = None
     parts: list[Any] | None = None
 
@@ -59,8 +63,23 @@ class Asked(NamedTuple):
     """What a client wants answered, its id of that message, and what it says came before."""
 
     message: str
-    id: str | None
-    history: list[dict[str, str]]
+    id: str | None = None
+    before: Sequence[Message] = ()
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """What came before, as a turn takes it: the latest of it, as much as is read of what the
+        server keeps. Raises InputInvalid for what is no text.
+        """
+        said = [(one.role, one.text) for one in self.before if one.role in _SPEAKERS]
+        told = [{"role": role, "content": text} for role, text in said if text]
+        left = MAX_BYTES - size(self.message)
+        for at in range(len(told) - 1, -1, -1):
+            left -= size(told[at])
+            if left < 0:
+                # An answer to nothing is more than some providers take.
+                return told[at + 1 :] if told[at]["role"] == "assistant" else told[at + 2 :]
+        return told
 
 
 def newest(messages: Sequence[Message]) -> Asked:
@@ -68,10 +87,7 @@ def newest(messages: Sequence[Message]) -> Asked:
     if not messages or messages[-1].role != "user":
         refuse("messages", "The last message must be of the role user: it is what is asked")
     last = messages[-1]
-    history = [
-        {"role": one.role, "content": one.text} for one in messages[:-1] if one.role in _SPEAKERS
-    ]
-    return Asked(last.text, last.id, history)
+    return Asked(last.text, last.id, messages[:-1])
 
 
 def refuse(where: str, what: str) -> NoReturn:

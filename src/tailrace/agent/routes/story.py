@@ -77,12 +77,16 @@ class _Story:
         leaves comes back to the address in Content-Location, with the last id.
         """
         self._turns.room(request)
-        record, _ = await self._turns.start(
-            request, newest(body.messages), body.thread or own_thread(), body.model, idempotency_key
+        thread = body.thread or own_thread(idempotency_key)
+        started = await self._turns.start(
+            request, newest(body.messages), thread, body.model, idempotency_key
         )
-        told = Accumulated("") if body.accumulated else stream(CHAT)
+        record, is_new = started
+        told: Projection = stream(CHAT)
+        if body.accumulated:
+            told = Accumulated("" if is_new else await self._before(record, position(request)))
         there = _there(request, record, accumulated=body.accumulated)
-        return self._turns.begun(record, told, there)
+        return self._turns.begun(request, started, told, there)
 
     async def watch(
         self,
@@ -91,7 +95,8 @@ class _Story:
         accumulated: _Accumulated = True,  # noqa: FBT002 - FastAPI passes it by name
     ) -> Response:
         """The rest of a turn, after `Last-Event-ID` or `?after=`, then live."""
-        record = await self._turns.engine.watchable(run, asker(request).sees)
+        # Not `watchable`, whose snapshot may be older than the cursor: the text would have a hole.
+        record = await self._turns.engine.record(run, asker(request).sees)
         told: Projection = stream(CHAT)
         if accumulated:
             told = Accumulated(await self._before(record, position(request)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from tailrace.agent import history
 from tailrace.agent.chat import Chat
 from tailrace.agent.routes.sent import Asked
 from tailrace.cohort import Manner
@@ -19,12 +21,20 @@ from tailrace.http.runs import check_seats, prefix
 from tailrace.http.stream import RunStream, Telling
 from tailrace.projections import Projection
 from tailrace.protocol.agent import CHAT
-from tailrace.protocol.cursor import Cursor
+from tailrace.protocol.cursor import Cursor, resume
+from tailrace.protocol.events import to_json
 from tailrace.protocol.lifecycle import ACTIVE
 from tailrace.protocol.runs import RunQuery, RunRecord
 from tailrace.protocol.wire import EVENT_STREAM, LAST_EVENT_ID, RUN
 
 BEGINNING: Final = Cursor(0, 0)
+
+# Read by hand, as those of the runs are.
+_POSITIONS: Final[list[dict[str, Any]]] = openapi.WATCH["openapi_extra"]["parameters"][:2]
+"""The parameters that say where a watcher goes on."""
+
+_MOST_TURNS: Final = 2 * history.MAX_TURNS
+"""How far back a conversation is looked at."""
 
 
 class Turns:
@@ -50,12 +60,12 @@ class Turns:
         regenerates: str | None = None,
     ) -> tuple[RunRecord, bool]:
         """Start a turn for whoever asks; the run, and whether it is new. What came before is what
-        the thread has, unless this chat believes its clients.
+        the thread has; where this chat believes its clients, what they say, if they say anything.
 
         Raises InputInvalid, ThreadBusy, KeyReused, LogFull.
         """
         given: dict[str, Any] = {"message": asked.message, "model": model}
-        if self.chat.client_history:
+        if self.chat.client_history and asked.history:
             given["history"] = asked.history
         else:
             given["regenerates"] = regenerates
@@ -71,7 +81,7 @@ class Turns:
         return found[0] if found else None
 
     async def find(
-        self, request: Request, thread: str, limit: int, *, is_active: bool = False
+        self, request: Request, thread: str, limit: int = _MOST_TURNS, *, is_active: bool = False
     ) -> Sequence[RunRecord]:
         """The asker's turns in a thread, newest first."""
         return await self.engine.find(
@@ -90,13 +100,18 @@ class Turns:
 
     def begun(
         self,
-        run: RunRecord,
+        request: Request,
+        started: tuple[RunRecord, bool],
         projection: Projection,
         there: str,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """The stream of a turn that the request started. `there`: where to come back to it."""
-        return self._stream(run, projection, BEGINNING, there, headers, is_promised=True)
+        """The stream of a turn that the request started, or had started before and may know a part
+        of. `there`: where to come back to it. Raises CursorMalformed.
+        """
+        run, is_new = started
+        at = BEGINNING if is_new else position(request)
+        return self._stream(run, projection, at, there, headers, is_promised=is_new)
 
     def resumed(
         self,
@@ -109,10 +124,13 @@ class Turns:
         at: Cursor | str | None = None,
     ) -> Response:
         """The stream of a turn from `at`, or where the request says: its header, its `?after=`, or
-        the beginning. Raises CursorMalformed, TooManyRequests.
+        the beginning. Raises CursorMalformed, CursorFromFuture, TooManyRequests.
         """
         check_seats(self.engine, request.scope, run.id)
         at = position(request) if at is None else at
+        if isinstance(at, Cursor):
+            # The stream would look as well, but what it answers is told in nobody's dialect.
+            resume(at, run.extent)
         return self._stream(run, projection, at, there, headers, is_promised=False)
 
     def _stream(
@@ -160,15 +178,30 @@ def position(request: Request) -> Cursor | str:
     return cursor(request.query_params, request.headers.get(LAST_EVENT_ID))
 
 
-def own_thread() -> str:
-    """For a conversation that its client has not named."""
-    return f"thread-{secrets.token_hex(8)}"
+def named(*what: str | None) -> str:
+    """The idempotency key of a request that names itself in a dialect's own way. Ids are anybody's
+    text: put together as they are, two of them could look like two others.
+    """
+    return f"chat:{hashlib.sha256(to_json(what)).hexdigest()}"
 
 
-def documented(routes: APIRouter, method: str, path: str, endpoint: Any, summary: str) -> None:
-    """Add an endpoint that answers a stream."""
+def own_thread(key: str | None = None) -> str:
+    """For a conversation that its client has not named; with an idempotency key always the same,
+    or a request that is repeated would be another one.
+    """
+    return f"thread-{secrets.token_hex(8) if key is None else named(key)[-16:]}"
+
+
+def documented(
+    routes: APIRouter, method: str, path: str, endpoint: Any, summary: str, *other: str
+) -> None:
+    """Add an endpoint that answers a stream, or one of the `other` media types."""
+    media: dict[str, Any] = {name: {} for name in (EVENT_STREAM, *other)}
+    responses: dict[int | str, Any] = {200: {"description": "The turn, live", "content": media}}
+    if method == "GET":
+        responses[204] = {"description": "Nothing goes on, and the cursor has all there was"}
     routes.add_api_route(
         path, endpoint, methods=[method], summary=summary, response_class=Response,
-        response_model=None,
-        responses={200: {"description": "The turn, live", "content": {EVENT_STREAM: {}}}},
+        response_model=None, responses=responses,
+        openapi_extra={"parameters": _POSITIONS} if method == "GET" else None,
     )  # fmt: skip
