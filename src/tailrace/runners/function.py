@@ -208,7 +208,9 @@ def _recognised(item: Any) -> tuple[str, Any] | None:
         return item
     if isinstance(item, dict | Mapping) and "data" in item and item.keys() <= _SSE_KEYS:
         return item.get("event") or events.MESSAGE, _parsed(item["data"])
-    if type(item).__name__ == "ServerSentEvent" and hasattr(item, "data"):
+    if hasattr(item, "data") and any(
+        base.__name__ == "ServerSentEvent" for base in type(item).__mro__
+    ):
         raw = getattr(item, "raw_data", None)  # fastapi.sse: text that is not to be encoded
         data = item.data if raw is None else raw
         if data is None and getattr(item, "comment", None) is not None:
@@ -219,6 +221,8 @@ def _recognised(item: Any) -> tuple[str, Any] | None:
 
 def _parsed(data: Any) -> Any:
     """People hand sse-starlette the JSON they dumped themselves; in the log it is JSON."""
+    if isinstance(data, bytes):
+        data = data.decode("utf-8", "replace")
     if isinstance(data, str) and data[:1] in ("{", "["):
         with contextlib.suppress(orjson.JSONDecodeError):
             return orjson.loads(data)

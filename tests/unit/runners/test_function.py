@@ -14,6 +14,7 @@ import pytest
 from fastapi.sse import ServerSentEvent as FastApiEvent
 
 from tailrace.errors import RunCancelled
+from tailrace.http.items import JSONServerSentEvent
 from tailrace.runners import function
 from tailrace.runners.contract import Sink
 from tailrace.runners.function import Kind, kind, run, yielded
@@ -511,6 +512,8 @@ class ServerSentEvent:
         ({"data": 1, "more": 2}, ("message", {"data": 1, "more": 2})),
         (ServerSentEvent({"a": 1}, event="log"), ("log", {"a": 1})),
         (ServerSentEvent("[1, 2]"), ("message", [1, 2])),
+        (JSONServerSentEvent({"a": 1}, event="log"), ("log", {"a": 1})),
+        (JSONServerSentEvent("hi"), ("message", '"hi"')),
         (FastApiEvent(data={"a": 1}, event="log", id="5"), ("log", {"a": 1})),
         (FastApiEvent(raw_data="plain"), ("message", "plain")),
         (FastApiEvent(event="done"), ("done", None)),
