@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tailrace
+import tailrace.testing
 from tailrace.protocol import lifecycle
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,24 @@ def test_readme_example_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     exec(compile(block, "README.md", "exec"), space)
     names = [operation.name for operation in space["runs"].operations]  # type: ignore[attr-defined]
     assert names == ["crunch"]
+
+
+def test_reference_lists_exactly_the_names_for_tests() -> None:
+    table = REFERENCE.split("| for tests |")[1]
+    names = re.findall(r"`([A-Za-z_]+)`", "".join(re.findall(r"^\|[^|]*\|", table, re.MULTILINE)))
+    assert sorted(names) == sorted(tailrace.testing.__all__)
+    assert all(getattr(tailrace.testing, name).__doc__ for name in names)
+
+
+def test_the_example_tests_pass(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    for name, block in re.findall(r"```python\n# (\S+\.py)\n(.*?)```", page, re.DOTALL):
+        (tmp_path / name).write_text(block)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "no:schemathesis", str(tmp_path)]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert f"\n{page.count('async def test_')} passed in" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
