@@ -109,7 +109,10 @@ class Channel:
         if block.first > self.head + 1:
             # A hole: what lies in it is read from the log by whoever needs it.
             self._clear()
-        for piece in pieces(block.after(self.head)):
+        if block.first <= self.head:
+            block = block.after(self.head)
+        # A token of a stream is a block of its own.
+        for piece in (block,) if len(block.wire) <= PIECE_BYTES else pieces(block):
             self._tail.append(piece)
             self._size += len(piece.wire)
         self.head = block.last

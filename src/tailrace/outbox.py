@@ -3,7 +3,9 @@
 `put` is cheap and never awaits. Whatever gathers while one append is under way goes with
 the next, so a busy run needs few commits and an idle one loses no time. A busy one also
 lingers: a commit, a wake-up and a send for each token of a stream cost four times as much
-as one of them every few milliseconds, which nobody can see.
+as one of them every few milliseconds, which nobody can see. Where many runs are busy at the same
+time it lingers longer, with the root of their number: a hundred of them each go on every 50 ms,
+which nobody can see either, and have the processor to themselves for the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Final
 
 from tailrace.errors import BufferFull, LogClosed, LogError, RunEnded, TailraceError
 from tailrace.eventlog.contract import Append, Commit, EventLog, progressed
+from tailrace.perloop import PerLoop
 from tailrace.protocol.events import Draft
 
 HIGH_WATER_BYTES: Final = 1024 * 1024
@@ -28,7 +31,10 @@ LIMIT_BYTES: Final = 64 * 1024 * 1024
 """Above this, `put` on the event loop, which cannot block, raises BufferFull."""
 
 LINGER_SECONDS: Final = 0.005
-"""How long after its last append a busy run waits with the next."""
+"""How long after its last append a busy run waits with the next, where it is the only one."""
+
+LONGEST_LINGER_SECONDS: Final = 0.05
+"""The same, where a hundred are busy, or more."""
 
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 # What `put` compares with: a flush is wanted by any event, or by none.
@@ -37,7 +43,33 @@ _NONE: Final = sys.maxsize
 _RETRY_SECONDS: Final = 0.5
 _REPORT_EVERY: Final = 20
 
+# So many appends a second make it linger for so many seconds. Runs that linger that long make as
+# many appends: of n of them, that is LINGER_SECONDS times the root of n.
+_PER_APPEND: Final = LINGER_SECONDS**2
+_COUNTED_SECONDS: Final = 0.1
+
 logger = logging.getLogger("tailrace.outbox")
+
+
+class Traffic(PerLoop):
+    """How often the runs of one event loop go on, and so how long a busy one of them lingers."""
+
+    def __init__(self) -> None:
+        self.linger = LINGER_SECONDS
+        self._count = 0
+        self._since = monotonic()
+
+    def passed(self, now: float) -> None:
+        """An append begins, at `now` in monotonic seconds."""
+        self._count += 1
+        elapsed = now - self._since
+        if elapsed < _COUNTED_SECONDS:
+            return
+        wanted = self._count / elapsed * _PER_APPEND
+        # Half-way, or it would swing: who lingers longer makes fewer appends.
+        linger = (self.linger + wanted) / 2
+        self.linger = min(max(linger, LINGER_SECONDS), LONGEST_LINGER_SECONDS)
+        self._count, self._since = 0, now
 
 
 class Outbox:
@@ -66,7 +98,8 @@ class Outbox:
         # More pending bytes than this, and whoever puts them sees to a flush.
         self._enough = _ANY
         self._linger: asyncio.TimerHandle | None = None
-        self._began = -LINGER_SECONDS
+        self._traffic = Traffic.here()
+        self._began = -LONGEST_LINGER_SECONDS
         self._batch: list[Draft] = []
         self._error: TailraceError | None = None
         self._is_shut = False
@@ -175,7 +208,7 @@ class Outbox:
 
     def _go_on(self) -> None:
         """Offer what is pending: now, or after a busy run's rest."""
-        rest = self._began + LINGER_SECONDS - monotonic()
+        rest = self._began + self._traffic.linger - monotonic()
         is_urgent = self._waiting or self._is_shut or self.is_high
         if rest <= 0 or is_urgent or not self._pending:
             self._flush()
@@ -200,10 +233,17 @@ class Outbox:
                 self._enough = _ANY
                 return
             self._enough = _NONE
-        self._began = monotonic()
+        self._began = now = monotonic()
+        self._traffic.passed(now)
         batch = self._batch
         append = Append(self._run, batch, patch=progressed(batch), fence=self._attempt)
-        self._log.append(append).add_done_callback(self._written)
+        writing = self._log.append(append)
+        if writing.done() and not self._waiting and not self._is_shut:
+            # In memory: a turn of the loop, to be told so, would cost as much as the append. But
+            # whoever waits has this one go on until there is nothing left, which may be for ever.
+            self._written(writing)
+        else:
+            writing.add_done_callback(self._written)
 
     def _take(self) -> None:
         """Make what is pending the batch, as far as it goes into one."""

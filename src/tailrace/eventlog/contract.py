@@ -50,7 +50,8 @@ class Producer:
             raise ValueError(f"A producer's seq starts at 1 and its epoch at 0, not {self}")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would cost every append a microsecond. Nobody changes one all the same.
+@dataclass(slots=True)
 class Append:
     """Events for one run, and what changes with them, in one transaction.
 

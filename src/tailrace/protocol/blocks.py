@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 from tailrace.errors import LogCorrupt
 from tailrace.protocol.events import TERMINAL_TYPES, Draft, Event
 
 _END: Final = b"\n\n"
+_TERMINAL: Final = frozenset(type_.encode() for type_ in TERMINAL_TYPES)
 
 
 def pack(first: int, drafts: Sequence[Draft], epoch: int = 0) -> bytes:
@@ -62,16 +62,21 @@ class Block:
         # A third of what a frozen dataclass takes to set them one by one.
         self.__dict__.update(run=run, first=first, last=last, wire=wire, epoch=epoch)
 
-    @cached_property
+    @property
     def events(self) -> Sequence[Event]:
         """The events, taken apart at the first need. Raises LogCorrupt."""
-        return tuple(_event(framed) for framed in self.wire.split(_END)[:-1])
+        # By hand: functools' cached_property takes a lock, which costs more than an event.
+        known: Sequence[Event] | None = self.__dict__.get("_events")
+        if known is None:
+            known = tuple(map(_event, self.wire.split(_END)[:-1]))
+            self.__dict__["_events"] = known
+        return known
 
-    @cached_property
+    @property
     def ends(self) -> bool:
         """Whether the block's last event is the run's terminal one."""
         start = self.wire.rfind(b"\nevent: ") + 8
-        return self.wire[start : self.wire.find(b"\n", start)].decode("ascii") in TERMINAL_TYPES
+        return self.wire[start : self.wire.find(b"\n", start)] in _TERMINAL
 
     def after(self, seq: int) -> Block:
         """The part of the block that follows event `seq`; itself where nothing is cut."""
