@@ -5,11 +5,12 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
+DOCS := .venv/.docs-stamp
 QUICK := $(wildcard tests/unit tests/properties tests/contracts tests/house)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test fix cover wheel bench fuzz conformance demo serve local-llm clean lint programs
+.PHONY: help setup check test fix cover wheel bench compare fuzz conformance docs demo serve local-llm clean lint programs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,14 +45,15 @@ $(STAMP): pyproject.toml constraints.txt
 check: lint ## format, lint, types, floors, quick tests: two minutes
 	@$(BIN)/pytest $(QUICK) -m 'not slow' -n 2 -q
 
-test: lint programs ## the same linters and every test
+# Where documentation that cannot be built is a failure, its generator must be there.
+test: lint programs $(if $(CI),$(DOCS)) ## the same linters and every test
 	@$(BIN)/pytest -n 2 -q
 
 # Without them some tests say that they are skipped, and in CI they fail.
 programs:
 	@missing=; \
 	command -v Rscript >/dev/null || missing="$$missing r-base-core"; \
-	for program in curl chromium slowhttptest; do \
+	for program in curl chromium nginx slowhttptest; do \
 	    command -v $$program >/dev/null || missing="$$missing $$program"; \
 	done; \
 	if [ -n "$$missing" ] && [ -n "$${CI:-}" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -93,12 +95,23 @@ wheel: $(STAMP) ## build the wheel and run the unit tests against it, without sr
 bench: $(STAMP) ## Tailrace beside its peers, and its goals: a table, about half an hour
 	@$(BIN)/python -m bench --install
 
+compare: $(STAMP) ## EventSourceResponse beside its peers, by questions: docs/compared.md, two minutes
+	@$(BIN)/python -m tests.compare
+
 fuzz: $(STAMP) ## 10,000 requests made up from the OpenAPI document
 	@TAILRACE_TEST_CASES=10000 $(BIN)/pytest -q -s tests/faults/test_schemathesis.py
 
 conformance: $(STAMP) ## the official MCP suite and chat clients, with the Node they need
 	@$(BIN)/python -m tests.conformance.mcp.run
 	@$(BIN)/python -m tests.conformance.agents.run
+
+# Apart from the rest: only who builds the documentation needs its generator.
+$(DOCS): $(STAMP)
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS) ## the documentation, strictly, into site/
+	@$(BIN)/python docs/build.py
 
 demo: $(STAMP) ## a tour, in this terminal
 	@$(BIN)/python examples/demo.py
@@ -112,7 +125,7 @@ local-llm: $(STAMP) ## a real model for the chat, on this machine: 1.7 GB, ten m
 # The local model lies in the user's cache, and `examples/local_llm/run.py --remove` removes it: it
 # took minutes to get.
 clean: ## remove whatever make has made, but not the local model
-	@rm -rf .venv build dist htmlcov .coverage .coverage.*
+	@rm -rf .venv build dist site htmlcov .coverage .coverage.*
 	@rm -rf tests/conformance/.node tests/conformance/*/.node tests/conformance/*/node_modules
 	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

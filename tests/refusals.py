@@ -285,7 +285,7 @@ TABLE: dict[str, Bad] = {
     "many-long": get(f"/events?runs={LONG}", 404, "run-unknown"),
     "many-too-many": get("/events?runs=" + ",".join(map(str, range(65))), 422, "input-invalid"),
     # --- events from elsewhere
-    "add-nothing": add({"events": []}),
+    "add-no-events": add({}),
     "add-too-many": add({"events": [{"type": "log"}] * 1001}),
     "add-no-type": add(one(data={})),
     "add-type-number": add(one(type=1)),
@@ -306,6 +306,9 @@ TABLE: dict[str, Bad] = {
     "add-attempt-huge": add({**one(type="log"), "attempt": 2**63}),
     "add-gap": add({**one(type="log"), "producer": {"id": "me", "seq": 9}}, 409, "producer-gap"),
     "add-seq-zero": add({**one(type="log"), "producer": {"id": "me", "seq": 0}}),
+    "add-epoch-negative": add(
+        {**one(type="log"), "producer": {"id": "me", "seq": 1, "epoch": -1}}
+    ),
     "add-producer-long": add({**one(type="log"), "producer": {"id": LONG, "seq": 1}}),
     "add-form": Bad(415, "body-not-json", "POST", EVENTS, b"a=b", {"content-type": "text/csv"}),
 }  # fmt: skip

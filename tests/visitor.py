@@ -5,77 +5,29 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Self
-from urllib.parse import unquote_to_bytes
 
 from tailrace.protocol.sse import Decoder, ServerSentEvent
+from tailrace.testing.exchange import HOST, Exchange, Sent, asked
 
 WAIT_SECONDS: Final = 5.0
 """Bound of every wait, so that a hang is a failure."""
 
-Sent = Mapping[str, str] | Iterable[tuple[str, str]]
+PEER: Final = ("127.0.0.1", 50000)
 
 
-class Visit:
+class Visit(Exchange):
     """One request and as much of its answer as has come. Its `chunks` are the sends."""
-
-    def __init__(self, app: Any, scope: dict[str, Any], chunks: Iterable[bytes]) -> None:
-        self.status = 0
-        self.raw_headers: list[tuple[bytes, bytes]] = []
-        self.chunks: list[bytes] = []
-        self.is_complete = False
-        self.is_over = False
-        self._request = [*chunks] or [b""]
-        self._left = asyncio.Event()
-        self._news = asyncio.Event()
-        self._may_send = asyncio.Event()
-        self._may_send.set()
-        self.task = asyncio.create_task(self._run(app, scope))
-
-    async def _run(self, app: Any, scope: dict[str, Any]) -> None:
-        try:
-            await app(scope, self._receive, self._send)
-        finally:
-            self.is_over = True
-            self._news.set()
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._request and not self._left.is_set():
-            body = self._request.pop(0)
-            return {"type": "http.request", "body": body, "more_body": bool(self._request)}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        await self._may_send.wait()
-        if self._left.is_set():
-            return  # as uvicorn does
-        if message["type"] == "http.response.start":
-            assert not self.status, "two answers"
-            self.status = message["status"]
-            self.raw_headers = [*message["headers"]]
-        else:
-            assert self.status, "a body without a head"
-            assert not self.is_complete, "more body after its end"
-            self.chunks.append(message.get("body", b""))
-            self.is_complete = not message.get("more_body", False)
-        self._news.set()
-
-    # --- for tests -------------------------------------------------------------------
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.chunks)
-
-    @property
-    def text(self) -> str:
-        return self.body.decode()
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
 
     @property
-    def headers(self) -> dict[str, str]:
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def headers(self) -> dict[str, str]:  # type: ignore[override]
         names = [name for name, _ in self.raw_headers]
         assert len(names) == len(set(names)), f"a header twice: {self.raw_headers}"
         return {name.decode(): value.decode() for name, value in self.raw_headers}
@@ -99,8 +51,7 @@ class Visit:
             async with asyncio.timeout(WAIT_SECONDS):
                 while not done(self):
                     assert not self.is_over, f"over before it was {what}: {self}"
-                    self._news.clear()
-                    await self._news.wait()
+                    await self.more()
         except TimeoutError:
             raise AssertionError(f"not {what} in time: {self}") from None
         return self
@@ -114,18 +65,13 @@ class Visit:
         await self.task
         return self
 
-    def stall(self) -> None:
-        """Read nothing more."""
-        self._may_send.clear()
-
     def go_on(self) -> None:
         """Read again."""
-        self._may_send.set()
+        self.resume()
 
     def leave(self) -> None:
         """Close the connection."""
-        self._left.set()
-        self._may_send.set()
+        self.drop()
 
     def __repr__(self) -> str:
         return f"<Visit {self.status} {len(self.body)} bytes: …{self.body[-300:]!r}>"
@@ -149,34 +95,17 @@ class Visitor:
         chunks: Iterable[bytes] | None = None,
     ) -> Visit:
         """Send a request. `chunks` go without a Content-Length."""
-        path, _, query = target.partition("?")
         sent = [*(headers.items() if isinstance(headers, Mapping) else headers)]
-        if json is not None:
-            body = encoded(json)
-        if body is not None:
-            if not any(name.lower() == "content-type" for name, _ in sent):
-                sent.append(("content-type", "application/json"))
-            if not any(name.lower() == "content-length" for name, _ in sent):
-                sent.append(("content-length", str(len(body))))
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
-            "scheme": "http",
-            "method": method,
-            "root_path": self._root_path,
-            "path": unquote_to_bytes(path).decode("utf-8", "replace"),
-            "raw_path": path.encode("ascii"),
-            "query_string": query.encode("ascii"),
-            "headers": [
-                (b"host", b"testserver"),
-                *((name.lower().encode(), value.encode("latin-1")) for name, value in sent),
-            ],
-            "client": ("127.0.0.1", 50000),
-            "server": ("testserver", 80),
-            "state": {},
-        }
-        return Visit(self._app, scope, chunks or ([] if body is None else [body]))
+        if body is not None and not any(name.lower() == "content-type" for name, _ in sent):
+            sent.append(("content-type", "application/json"))
+        scope, whole = asked(
+            method, target, sent, json=json, content=body, root_path=self._root_path
+        )
+        scope["client"] = PEER
+        if any(name.lower() == "host" for name, _ in sent):
+            # Also one that is there twice.
+            scope["headers"].insert(0, (b"host", HOST.encode()))
+        return Visit(self._app, scope, chunks or whole)
 
     @contextlib.asynccontextmanager
     async def visit(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from tailrace.agent.tools import tool
+    from tailrace.attached import Attachment, attach
     from tailrace.client import AsyncClient, Client
     from tailrace.errors import RunCancelled, TailraceError
     from tailrace.eventlog.contract import EventLog
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Access",
     "AsyncClient",
+    "Attachment",
     "Client",
     "Event",
     "EventLog",
@@ -70,6 +72,7 @@ __all__ = [
     "State",
     "Tailrace",
     "TailraceError",
+    "attach",
     "current",
     "tool",
     "tqdm",
@@ -78,6 +81,7 @@ __all__ = [
 _HOMES: Final = {
     "Access": "tailrace.protocol.access",
     "AsyncClient": "tailrace.client",
+    "Attachment": "tailrace.attached",
     "Client": "tailrace.client",
     "Event": "tailrace.protocol.events",
     "EventLog": "tailrace.eventlog.contract",
@@ -99,6 +103,7 @@ _HOMES: Final = {
     "State": "tailrace.protocol.lifecycle",
     "Tailrace": "tailrace.facade",
     "TailraceError": "tailrace.errors",
+    "attach": "tailrace.attached",
     "current": "tailrace.run",
     "tool": "tailrace.agent.tools",
     "tqdm": "tailrace.runners.bars",

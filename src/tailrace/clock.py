@@ -7,9 +7,9 @@ while there are none.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 
+from tailrace import time
 from tailrace.rounds import BEAT_SECONDS, Timed, Wheel
 
 
@@ -43,6 +43,9 @@ class Clock:
 
     def connect(self, timed: Timed) -> None:
         """Look after a stream from now on."""
+        if not self._wheel:
+            # One that was turned by a test that had set the time forward would stand still now.
+            self._wheel = Wheel()
         self._look(timed, time.monotonic())
         if self.is_draining:
             timed.leave()

@@ -9,11 +9,11 @@ a slow one holds nobody up.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from tailrace import time
 from tailrace.errors import TailraceError
 from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.projections.contract import Projection, Types

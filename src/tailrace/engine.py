@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, overload
 
-from tailrace import builtin
+from tailrace import builtin, time
 from tailrace.decorator import Decorator
 from tailrace.dispatch.contract import Dispatcher
 from tailrace.dispatch.local import LocalDispatcher
@@ -69,7 +68,9 @@ class Engine:
         """What is entered when the engine starts, each in a task of its own, and left first."""
         self.operations = Operations()
         self._hub = Hub(self.log, self.start)
-        self._supervisor = Supervisor(self.log, self._hub, self.operations, grace=grace)
+        self._supervisor = Supervisor(
+            self.log, self._hub, self.operations, grace=grace, clock=self.now
+        )
         self._dispatcher = dispatcher or LocalDispatcher()
         self._upkeep = Upkeep(self.log, self._hub, self.operations, self._dispatcher.submit)
         self._lifetime = Lifetime(self._start, self._hub.abandon)
@@ -335,7 +336,8 @@ class Engine:
         Raises RunUnknown; LogFull, if the wish cannot be kept.
         """
         record = await self.record(run)
-        await settle(self.log, record, Outcome(Signal.CANCEL, reason=reason), patient=False)
+        wish = Outcome(Signal.CANCEL, reason=reason)
+        await settle(self.log, record, wish, clock=self.now, patient=False)
         return await self.record(run)
 
     async def rerun(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from typing import Any, cast
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.routing import Route
 
+from tailrace import time
 from tailrace.agent.chat import Chat
 from tailrace.agent.routes import router as chat_routes
 from tailrace.cohort import Manner

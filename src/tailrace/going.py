@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from tailrace import time
 from tailrace.errors import Conflict, LogClosed, LogError
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.outcome import Outcome, settle
 from tailrace.protocol import events
 from tailrace.protocol.blocks import Block
-from tailrace.protocol.events import draft, loads, to_json
+from tailrace.protocol.events import Event, draft, loads, to_json
 from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord
 from tailrace.slots import Place
@@ -38,6 +38,9 @@ _TITLE_CHARACTERS: Final = 200
 # it once a second.
 _NOTED_SECONDS: Final = 1.25
 _HOLE_BYTES: Final = 16 * 1024
+_HEARD_BYTES: Final = 256 * 1024
+# A log may lose a wake-up, and what work waits for may be the last event there is.
+_LOOK_SECONDS: Final = 5.0
 _CANCELLING: Final = State.CANCELLING.value
 _STATUS_MARK: Final = b"\nevent: status\n"
 
@@ -64,6 +67,7 @@ class Going:
         self._seen: int | None = None
         self._looking: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def leave(self) -> None:
         """The process goes away."""
@@ -170,6 +174,8 @@ class Going:
             # A watcher's channel had the log tell of it; `follow` tells of this block again.
             return
         seen, self._seen = self._seen, max(self._seen, block.last)
+        if not self._news.done():
+            self._news.set_result(None)
         if block.first > seen + 1:
             # Another process wrote in between, and may have wished to cancel.
             self._reading = asyncio.create_task(self._catch_up(seen, block.first))
@@ -207,6 +213,24 @@ class Going:
             record = None
         if record is None or record.state is State.CANCELLING:
             self.ask(Outcome(Signal.STOPPED, reason=reason))
+
+    async def heard(self, types: Collection[str], after: int) -> Event:
+        """The first event after number `after` that is of one of the types, once it is there."""
+        marks = [b"\nevent: %b\n" % type_.encode() for type_ in types]
+        while True:
+            # Before the log is read: what comes while it is being read is news.
+            if self._news.done():
+                self._news = asyncio.get_running_loop().create_future()
+            news = self._news
+            blocks = await self._log.read(self.run, after, _HEARD_BYTES)
+            for block in blocks:
+                if any(mark in block.wire for mark in marks):
+                    for event in block.events:
+                        if event.seq > after and event.type in types:
+                            return event
+                after = block.last
+            if not blocks:
+                await _first(news, timeout=_LOOK_SECONDS)
 
     # --- who watches it --------------------------------------------------------------
 

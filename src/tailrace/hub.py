@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from tailrace import time
 from tailrace.channel import Channel
 from tailrace.clock import Clock
 from tailrace.cohort import Cohort, Manner

@@ -7,10 +7,11 @@ of one run do not keep a request, or another run's watcher, waiting while they a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Final, Protocol
+
+from tailrace import time
 
 SLICE_SECONDS: Final = 0.005
 """How long the loop is held at the most, before others have a turn."""

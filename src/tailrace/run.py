@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Any, Protocol
 
-from tailrace.errors import LogClosed, RunFailed
+from tailrace import time
+from tailrace.errors import LogClosed, RunFailed, TailraceError
 from tailrace.hub import Hub
 from tailrace.outbox import Outbox
 from tailrace.outlet import End
@@ -19,12 +18,11 @@ from tailrace.protocol.events import Event, emitted
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunRecord, snapshot
 from tailrace.protocol.sse import Decoder
-from tailrace.runners.contract import AMBIENT, Sink
-from tailrace.runners.progress import ProgressLogger
+from tailrace.runners.contract import AMBIENT
+from tailrace.voice import Voice, joined
 
-Item = TypeVar("Item")
-
-_PROGRESS_SECONDS = 0.05
+Ears = Callable[[Collection[str], int], Awaitable[Event]]
+"""Answers the first event of one of the types after a number, once it is there."""
 
 
 def current() -> RunContext:
@@ -35,14 +33,16 @@ def current() -> RunContext:
     raise LookupError("No run is going on here: current() works inside an operation.")
 
 
-class RunContext(Sink):
+class RunContext(Voice):
     """What an operation gets: the means to tell, and to learn that it should stop.
 
     Take it as a parameter annotated `RunContext`, or from `tailrace.current()`. All of it
     may be used from any thread.
     """
 
-    def __init__(self, record: RunRecord, outbox: Outbox) -> None:
+    _ears: Ears | None = None
+
+    def __init__(self, record: RunRecord, outbox: Outbox, ears: Ears | None = None) -> None:
         super().__init__()
         self.id = record.id
         self.operation = record.operation
@@ -50,6 +50,7 @@ class RunContext(Sink):
         self.thread = record.thread
         self.attempt = record.attempt
         self._outbox = outbox
+        self._ears = ears
 
     def emit(self, type: str, payload: Any = None, /, **fields: Any) -> None:
         """Record an event. Cheap, and never awaits.
@@ -64,42 +65,8 @@ class RunContext(Sink):
         if payload is None:
             payload = fields
         elif fields:
-            told = payload if isinstance(payload, Mapping) else {"value": payload}
-            payload = {**told, **fields}
+            payload = joined(payload, fields)
         self._outbox.put(emitted(type, payload, time.time()))
-
-    def progress(
-        self,
-        current: float | None = None,
-        total: float | None = None,
-        message: str | None = None,
-        *,
-        step: str | None = None,
-        percent: float | None = None,
-    ) -> None:
-        """Tell how far the work is. `percent` is computed where it can be."""
-        if percent is None and current is not None and total:
-            percent = round(100 * current / total, 1)
-        told = {
-            "current": current, "total": total, "percent": percent,
-            "step": step, "message": message,
-        }  # fmt: skip
-        self.emit(events.PROGRESS, {key: value for key, value in told.items() if value is not None})
-
-    def log(self, message: str, level: str = "info", **details: Any) -> None:
-        """Tell something to read."""
-        payload: dict[str, Any] = {"level": level, "message": message}
-        if details:
-            payload["details"] = details
-        self.emit(events.LOG, payload)
-
-    def output(self, text: str, stream: str = "stdout") -> None:
-        """Tell text as a program would write it."""
-        self.emit(events.OUTPUT, {"stream": stream, "text": text})
-
-    def result(self, value: Any) -> None:
-        """Tell a result before the end, or one of several."""
-        self.emit(events.RESULT, {"result": value})
 
     async def ebb(self) -> None:
         """Wait only while too much is pending."""
@@ -109,80 +76,22 @@ class RunContext(Sink):
         """Wait until every event emitted so far is durable, and so visible."""
         await self._outbox.drain()
 
-    def track(
-        self,
-        items: Iterable[Item] | AsyncIterable[Item],
-        description: str | None = None,
-        total: int | None = None,
-    ) -> Track[Item]:
-        """Iterate (`for` or `async for`) and tell the progress, at most 20 times a second."""
-        return Track(self, items, description, total)
+    async def heard(self, type: str, /, *others: str, after: int = 0) -> Event:
+        """Wait for an event of that type, or of one of the `others`, such as work elsewhere tells
+        (`tailrace.attach`): the first one of the run, or the first after number `after`.
 
-    def steps(self, total_steps: int | None = None) -> ProgressLogger:
-        """Tell the progress of work that has steps: `steps.next_step("Load")`."""
-        return ProgressLogger(total_steps, run=self)
+            queue.send(run.id)
+            return (await run.heard("done")).payload["result"]
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Make this the `current()` run."""
-        token = AMBIENT.set(self)
-        try:
-            yield
-        finally:
-            AMBIENT.reset(token)
-
-
-class Track(Generic[Item]):
-    """An iteration that tells how far it is."""
-
-    def __init__(
-        self,
-        run: RunContext,
-        items: Iterable[Item] | AsyncIterable[Item],
-        description: str | None,
-        total: int | None,
-    ) -> None:
-        self._run = run
-        self._items = items
-        self._description = description
-        self._total = len(items) if total is None and isinstance(items, Sized) else total
-        self._last = float("-inf")
-
-    def __iter__(self) -> Iterator[Item]:
-        """For plain functions. Raises RunCancelled when the run should stop."""
-        count = 0
-        for count, item in enumerate(cast("Iterable[Item]", self._items), 1):
-            self._run.check()
-            yield item
-            self._tell(count)
-        self._tell(count, at_end=True)
-
-    async def __aiter__(self) -> AsyncIterator[Item]:
-        """For coroutines. A plain iterable is walked without starving the loop."""
-        count = 0
-        async for item in self._asynchronous():
-            yield item
-            count += 1
-            if self._tell(count):
-                await self._run.ebb()
-                await asyncio.sleep(0)
-        self._tell(count, at_end=True)
-
-    async def _asynchronous(self) -> AsyncIterator[Item]:
-        if isinstance(self._items, AsyncIterable):
-            async for item in self._items:
-                yield item
-        else:
-            for item in self._items:
-                yield item
-
-    def _tell(self, count: int, *, at_end: bool = False) -> bool:
-        now = time.monotonic()
-        if not at_end and (count == self._total or now - self._last < _PROGRESS_SECONDS):
-            return False
-        self._last = now
-        self._run.progress(count, self._total, step=self._description)
-        return True
+        Give the operation a `timeout`: work that dies elsewhere tells nothing. Raises
+        TailraceError where nobody hears: in a process of its own, in the call of a tool.
+        """
+        if self._ears is None:
+            raise TailraceError(
+                f"Nobody here hears what is told of {self.id}.",
+                fix="Await it in an operation that runs in the server's own process.",
+            )
+        return await self._ears({type, *others}, after)
 
 
 class Host(Protocol):
@@ -287,4 +196,4 @@ class Run:
         return max(record.first_seq - 1, record.last_seq - 1, 0)
 
 
-__all__ = ["Host", "Run", "RunContext", "Track", "current"]
+__all__ = ["Host", "Run", "RunContext", "current"]

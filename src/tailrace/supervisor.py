@@ -169,7 +169,10 @@ class Supervisor:
         if going.is_leaving:
             if operation is None or not operation.traits.lets_go(going.run):
                 fence = going.record.attempt
-                await settle(self._log, going.record, _NOT_STARTED, fence=fence, patient=False)
+                await settle(
+                    self._log, going.record, _NOT_STARTED, fence=fence, clock=self._clock,
+                    patient=False,
+                )  # fmt: skip
             return False
         return await going.start(_title(operation, going.record))
 
@@ -184,7 +187,7 @@ class Supervisor:
             going.ask(failure(error))
 
         outbox = Outbox(self._log, record.id, record.attempt, refused)
-        context = RunContext(record, outbox)
+        context = RunContext(record, outbox, going.heard)
         try:
             outcome = await self._outcome(operation, going, context, outbox)
             async with going.bounded():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
+from tailrace import time
 from tailrace.errors import Conflict, LogError, TailraceError
 from tailrace.eventlog.contract import Append, EventLog
 from tailrace.hub import Hub
@@ -152,8 +152,9 @@ class Upkeep:
         try:
             # Not patient: a log without space needs to be swept, not to be waited for.
             lost = await settle(
-                self._log, orphan, Outcome(Signal.LOSE), fence=orphan.attempt, patient=False
-            )
+                self._log, orphan, Outcome(Signal.LOSE), fence=orphan.attempt, clock=time.time,
+                patient=False,
+            )  # fmt: skip
         except TailraceError as error:
             logger.warning("%s cannot be ended yet: %s", orphan.id, error)
             return False

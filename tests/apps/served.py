@@ -65,6 +65,12 @@ async def burst(run: RunContext, events: int, size: int = 100, *, hold: bool = F
     return events
 
 
+@runs.operation
+async def elsewhere(run: RunContext) -> Any:
+    """Its work is done by another process."""
+    return (await run.heard("done")).payload["result"]
+
+
 def probed() -> dict[str, Any]:
     """What a leak would show in."""
     gc.collect()

@@ -87,3 +87,13 @@ async def test_a_fault_is_told_and_harms_nobody() -> None:
     loop.set_exception_handler(None)
     clock.abandon()
     assert {type(error) for error in told} == {ZeroDivisionError}
+
+
+async def test_time_that_was_set_forward_and_back_is_looked_at_again() -> None:
+    clock, first, second = Clock(), Stream(again=None), Stream(again=None)
+    clock.connect(first)
+    clock.beat(time.monotonic() + 3600)
+    clock.connect(second)
+    clock.arm(second, time.monotonic())
+    await until(lambda: len(second.beats) == 2)
+    clock.stop()

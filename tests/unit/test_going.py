@@ -305,6 +305,54 @@ async def test_a_hole_is_read(
     assert not faults
 
 
+async def test_what_is_told_is_heard(log: FaultyLog) -> None:
+    going = await begun(log)
+    await log.append(Append(going.run, [draft("done", {"n": 1}, 0.0), draft("log", {}, 0.0)]))
+    # What was told before.
+    event = await soon(going.heard({"done"}, 0))
+    assert (event.type, event.payload["n"]) == ("done", 1)
+    assert await soon(going.heard({"log", "done"}, 0)) == event
+    # What is told later, among much else, and in one block with it.
+    hearing = asyncio.create_task(going.heard({"done"}, event.seq))
+    for number in range(3):
+        await log.append(Append(going.run, logs(3, text="event: done")))
+        await turns()
+        assert not hearing.done(), number
+    await log.append(Append(going.run, [*logs(2), draft("done", {"n": 2}, 0.0), *logs(2)]))
+    assert (await soon(hearing)).payload["n"] == 2
+
+
+async def test_whoever_hears_does_not_depend_on_a_wake_up(
+    log: FaultyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(goings, "_LOOK_SECONDS", 0.01)
+    going = await begun(log)
+    log.listen(lambda _: None)
+    hearing = asyncio.create_task(going.heard({"done"}, 0))
+    await turns()
+    await log.append(Append(going.run, [draft("done", {}, 0.0)]))
+    assert (await soon(hearing)).type == "done"
+
+
+async def test_what_comes_while_the_log_is_read_is_not_missed(
+    log: FaultyLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(goings, "_LOOK_SECONDS", 600.0)
+    going = await begun(log)
+    read = log.read
+
+    async def slowly(run: str, after: int, limit: int = 0) -> Any:
+        found = await read(run, after, limit)
+        if not found:
+            monkeypatch.setattr(log, "read", read)
+            await log.append(Append(going.run, [draft("done", {}, 0.0)]))
+            await turns()
+        return found
+
+    monkeypatch.setattr(log, "read", slowly)
+    assert (await soon(going.heard({"done"}, 0))).type == "done"
+
+
 async def test_the_first_reason_counts(log: FaultyLog) -> None:
     going = await begun(log)
     going.ask(Outcome(Signal.STOPPED, reason="first"))

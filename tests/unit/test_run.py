@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from types import MappingProxyType, SimpleNamespace
+from collections.abc import AsyncIterator, Collection
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from tailrace.errors import (
     RunEnded,
     RunFailed,
     RunUnknown,
+    TailraceError,
 )
 from tailrace.eventlog.contract import Append
 from tailrace.eventlog.memory import MemoryLog
@@ -140,41 +140,10 @@ async def test_nothing_can_be_told_of_a_run_that_is_over(inside: Inside) -> None
         inside.run.emit("log")
 
 
-async def test_progress(inside: Inside) -> None:
-    run = inside.run
-    run.progress(3, 8)
-    run.progress(0, 10, "starting")
-    run.progress(5, step="half", percent=12.5)
-    run.progress(message="waiting")
-    run.progress(3, 0)
-    run.progress(1, 3, percent=99)
-    assert [payload for _, payload in await inside.told()] == [
-        {"current": 3, "total": 8, "percent": 37.5},
-        {"current": 0, "total": 10, "percent": 0.0, "message": "starting"},
-        {"current": 5, "percent": 12.5, "step": "half"},
-        {"message": "waiting"},
-        {"current": 3, "total": 0},
-        {"current": 1, "total": 3, "percent": 99},
-    ]
-    assert b'"percent":99' in ((await record(inside.log, run.id)).progress or b"")
-
-
-async def test_log_output_and_result(inside: Inside) -> None:
-    run = inside.run
-    run.log("hello")
-    run.log("careful", "warning", rows=3, why="few")
-    run.output("one\n")
-    run.output("two\n", stream="stderr")
-    run.result({"rows": 3})
-    run.result(None)
-    assert await inside.told() == [
-        ("log", {"level": "info", "message": "hello"}),
-        ("log", {"level": "warning", "message": "careful", "details": {"rows": 3, "why": "few"}}),
-        ("output", {"stream": "stdout", "text": "one\n"}),
-        ("output", {"stream": "stderr", "text": "two\n"}),
-        ("result", {"result": {"rows": 3}}),
-        ("result", {"result": None}),
-    ]
+async def test_the_newest_progress_is_in_the_snapshot(inside: Inside) -> None:
+    inside.run.progress(1, 3, percent=99)
+    assert await inside.told() == [("progress", {"current": 1, "total": 3, "percent": 99})]
+    assert b'"percent":99' in ((await record(inside.log, inside.run.id)).progress or b"")
 
 
 async def test_a_thread_is_told_once_that_it_should_stop(inside: Inside) -> None:
@@ -193,6 +162,18 @@ async def test_a_thread_is_told_once_that_it_should_stop(inside: Inside) -> None
     run.log("on the loop")
     messages = [payload["message"] for _, payload in await inside.told()]
     assert messages == ["before", "cleaning up", "on the loop"]
+
+
+async def test_what_is_heard(inside: Inside) -> None:
+    async def ears(types: Collection[str], after: int) -> Event:
+        return Event(after + 1, ",".join(sorted(types)), b"{}")
+
+    run = RunContext(await record(inside.log, inside.run.id), inside.outbox, ears)
+    assert (await run.heard("done")).seq == 1
+    assert await run.heard("done", "failed", after=7) == Event(8, "done,failed", b"{}")
+    with pytest.raises(TailraceError, match="Nobody here hears") as raised:
+        await inside.run.heard("done")
+    assert raised.value.fix
 
 
 # --- current ---------------------------------------------------------------------------
@@ -233,139 +214,10 @@ async def test_the_current_run_of_another_thread(inside: Inside) -> None:
 # --- track -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds, which stand still unless a test says otherwise."""
-    now = [100.0]
-    stopped = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
-    monkeypatch.setattr("tailrace.run.time", stopped)
-    return now
-
-
-def progresses(told: list[tuple[str, dict[str, Any]]]) -> list[tuple[Any, ...]]:
-    assert {type_ for type_, _ in told} <= {"progress"}
-    return [(p.get("current"), p.get("total"), p.get("step")) for _, p in told]
-
-
-async def test_a_loop_tells_how_far_it_is(inside: Inside, clock: list[float]) -> None:
-    seen = []
-    for item in inside.run.track("abcd", "Crunching"):
-        seen.append(item)
-        clock[0] += 1
-    assert seen == list("abcd")
-    told = await inside.told()
-    assert progresses(told) == [(n, 4, "Crunching") for n in (1, 2, 3, 4)]
-    assert [payload["percent"] for _, payload in told] == [25.0, 50.0, 75.0, 100.0]
-
-
-async def test_it_tells_the_first_and_the_last_and_not_too_often(
-    inside: Inside, clock: list[float]
-) -> None:
-    for _ in inside.run.track(range(1000)):
-        clock[0] += 0.001
-    counts = [count for count, *_ in progresses(await inside.told())]
-    assert counts[0] == 1
-    assert counts[-1] == 1000
-    assert counts.count(1000) == 1
-    assert 18 <= len(counts) <= 22
-
-
-@pytest.mark.parametrize(
-    ("items", "total", "expected"),
-    [
-        (range(0), None, [(0, 0)]),
-        (iter([1, 2]), None, [(1, None), (2, None)]),
-        (iter([1, 2]), 2, [(1, 2), (2, 2)]),
-        ([1, 2], 4, [(1, 4), (2, 4)]),
-        ([1], None, [(1, 1)]),
-        ([1, 2, 3], 1, [(2, 1), (3, 1)]),
-    ],
-)
-async def test_how_many_there_are(
-    inside: Inside, clock: list[float], items: Any, total: int | None, expected: list[Any]
-) -> None:
-    for _ in inside.run.track(items, total=total):
-        clock[0] += 0 if len(expected) == 1 else 1
-    found = [(count, of) for count, of, _ in progresses(await inside.told())]
-    assert list(dict.fromkeys(found)) == expected
-
-
-async def test_a_loop_left_early_tells_no_end(inside: Inside, clock: list[float]) -> None:
-    for item in inside.run.track(range(10)):
-        clock[0] += 1
-        if item == 2:
-            break
-    assert [count for count, *_ in progresses(await inside.told())] == [1, 2]
-
-
-async def test_a_loop_in_a_thread_is_left_when_it_should_stop(inside: Inside) -> None:
-    seen: list[int] = []
-
-    def work() -> None:
-        for item in inside.run.track(range(10)):
-            seen.append(item)
-            if item == 3:
-                inside.run.request_stop()
-
-    with pytest.raises(RunCancelled):
-        await asyncio.to_thread(work)
-    assert seen == [0, 1, 2, 3]
-
-
-async def test_a_loop_in_a_coroutine(inside: Inside, clock: list[float]) -> None:
-    seen = []
-    async for item in inside.run.track(["a", "b"], "Crunching"):
-        seen.append(item)
-        clock[0] += 1
-    assert seen == ["a", "b"]
-    assert progresses(await inside.told()) == [(1, 2, "Crunching"), (2, 2, "Crunching")]
-
-
-async def test_a_loop_over_what_comes(inside: Inside, clock: list[float]) -> None:
-    async def numbers() -> AsyncIterator[int]:
-        for number in range(3):
-            await asyncio.sleep(0)
-            yield number
-
-    seen = []
-    async for item in inside.run.track(numbers(), total=3):
-        seen.append(item)
-        clock[0] += 1
-    assert seen == [0, 1, 2]
-    assert [count for count, *_ in progresses(await inside.told())] == [1, 2, 3]
-
-
-async def test_a_plain_iterable_does_not_starve_the_loop(inside: Inside) -> None:
-    """The body never waits, and yet others go on and a cancel arrives."""
-    turns_of_others = 0
-
-    async def count() -> None:
-        nonlocal turns_of_others
-        while True:
-            turns_of_others += 1
-            await asyncio.sleep(0)
-
-    def forever() -> Iterator[int]:
-        number = 0
-        while True:
-            yield number
-            number += 1
-
-    async def work() -> None:
-        async for _ in inside.run.track(forever()):
-            pass
-
-    counting, working = asyncio.create_task(count()), asyncio.create_task(work())
-    await until(lambda: turns_of_others >= 3)
-    working.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await soon(working)
-    counting.cancel()
-
-
 async def test_a_coroutine_waits_while_too_much_is_pending(
-    inside: Inside, clock: list[float]
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tailrace.voice._PROGRESS_SECONDS", 0.0)
     inside.log.is_held = True
     seen = 0
 
@@ -373,7 +225,6 @@ async def test_a_coroutine_waits_while_too_much_is_pending(
         nonlocal seen
         async for _ in inside.run.track(range(40)):
             inside.run.log("x" * 100_000)
-            clock[0] += 1
             seen += 1
 
     working = asyncio.create_task(work())

@@ -78,7 +78,11 @@ class Call(Generic[T]):
         """
         if was_sent and self.may_repeat and attempt < len(_PAUSES):
             return _PAUSES[attempt]
-        raise unreachable(_reason(self.shown, error)) from error
+        raise unreachable(self.reason(error)) from error
+
+    def reason(self, error: Exception) -> str:
+        """What to tell when `error` ends the connection."""
+        return _reason(self.shown, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,11 @@ class Server:
         """POST /runs/{id}/rerun. Raises RunUnknown for what is no id."""
         call = self._call("POST", f"/runs/{check_run_id(run)}/rerun", _dict)
         return replace(call, may_repeat=False)
+
+    def append(self, run: str, content: bytes) -> Call[Json]:
+        """POST /runs/{id}/events, as a `Sender` writes it. Raises RunUnknown for what is no id."""
+        headers = {"content-type": JSON}
+        return self._call("POST", f"/runs/{check_run_id(run)}/events", _dict, headers, content)
 
     def forget(self, run: str) -> Call[None]:
         """DELETE /runs/{id}. Raises RunUnknown for what is no id."""

@@ -28,7 +28,7 @@ _CHANCE = secrets.SystemRandom().random
 class Client:
     """A client of one server; threads may share it.
 
-    `base_url`: http(s)://host[:port][/prefix]. `token`: sent as `Authorization: Bearer`, to
+    `base_url`: `http(s)://host[:port][/prefix]`. `token`: sent as `Authorization: Bearer`, to
     that server only; None: a server that this user has started on this machine knows them.
     `http`: an httpx2.Client to send with, which stays open when this one is closed; by
     default one is made, without a bound on connections. `silence`: seconds without a byte after

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -18,6 +17,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from tailrace import time
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import (

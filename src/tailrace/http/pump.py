@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from tailrace import time
 from tailrace.clock import Clock
 from tailrace.errors import TailraceError
 from tailrace.farewell import chained, signs

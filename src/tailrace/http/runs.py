@@ -13,7 +13,7 @@ from starlette.types import Scope
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
 from tailrace.errors import EventInvalid, InputInvalid, RunActive, RunUnknown
-from tailrace.eventlog.contract import Append, Producer, progressed
+from tailrace.eventlog.contract import Append, Commit, Producer, Standing, admit, progressed
 from tailrace.http import openapi
 from tailrace.http.access import asker, guarding, mounted
 from tailrace.http.asking import Asked, asked, cursor
@@ -273,23 +273,25 @@ class _Runs:
     async def append(self, request: Request, run: _Run, body: AppendEvents) -> Response:
         """Exactly once for a named producer, however often the request is repeated."""
         record = await self._record(request, run)
+        if not body.events:
+            # Who only asks how it stands has nothing written.
+            admit(Standing(record.state, record.attempt), Append(run, fence=body.attempt), None)
+            last = record.last_seq
+            return _appended(record, Commit(run, last + 1, last, record.state))
         at = self._engine.now()
         for event in body.events:
             _refuse_positions(event.type, event.data)
         drafts = tuple(emitted(event.type, event.data, at) for event in body.events)
         sent = body.producer
-        producer = None if sent is None else Producer(sent.id, body.attempt or 0, sent.seq)
-        commit = await self._engine.append(
-            Append(
-                run,
-                drafts,
-                patch=progressed(drafts),
-                fence=body.attempt,
-                producer=producer,
-            )
+        producer = None
+        if sent is not None:
+            epoch = sent.epoch if sent.epoch is not None else body.attempt or 0
+            producer = Producer(sent.id, epoch, sent.seq)
+        append = Append(
+            run, drafts, patch=progressed(drafts), fence=body.attempt, producer=producer
         )
-        last = str(Cursor(record.epoch, commit.last))
-        return answer({"appended": commit.last - commit.first + 1, "last_event_id": last})
+        commit = await self._engine.append(append)
+        return _appended(record, commit)
 
     async def watch_many(
         self,
@@ -342,6 +344,15 @@ def told(record: RunRecord, wish: Asked, projection: Projection, after: Cursor |
     """How a watcher of a run wants to be told."""
     began = record.started_at or record.created_at
     return Telling(after, Manner(projection, wish.types, wish.tick, began))
+
+
+def _appended(record: RunRecord, commit: Commit) -> Response:
+    told = {
+        "appended": commit.last - commit.first + 1,
+        "last_event_id": str(Cursor(record.epoch, commit.last)),
+        "state": commit.state.value,
+    }
+    return answer(told)
 
 
 def _refuse_positions(type: str, payload: object) -> None:

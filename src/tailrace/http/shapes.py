@@ -128,16 +128,25 @@ _Whole = Annotated[int, BeforeValidator(_integral)]
 
 
 class RemoteProducer(_Asked):
-    """Who sends, and the number of the first event sent, counted from 1 in each attempt."""
+    """Who sends, and the number of the first event sent, counted from 1 in each epoch."""
 
     id: str = Field(min_length=1, max_length=100, examples=["worker-7"])
+    epoch: _Whole | None = Field(
+        None,
+        ge=0,
+        le=_EXACT,
+        description="A higher one takes the place of a lower one; without it, the attempt",
+        examples=[0],
+    )
     seq: _Whole = Field(ge=1, le=_EXACT, examples=[1])
 
 
 class AppendEvents(_Asked):
-    """Events to add to a run. `attempt` fences: an older attempt's are refused."""
+    """Events to add to a run. `attempt` fences: an older attempt's are refused. Without any, how
+    the run stands is answered.
+    """
 
-    events: Annotated[list[RemoteEvent], _FIRST] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: Annotated[list[RemoteEvent], _FIRST] = Field(max_length=MAX_EVENTS)
     attempt: _Whole | None = Field(None, ge=1, le=_EXACT, examples=[1])
     producer: RemoteProducer | None = None
 
@@ -247,6 +256,7 @@ class Appended(_Told):
 
     appended: int = Field(description="How many were new: 0 for a repeated request")
     last_event_id: str = Field(description="The run's last event")
+    state: State = Field(description="Of the run; `cancelling`: the work is to stop")
 
 
 class Problem(BaseModel):

@@ -81,6 +81,16 @@ def test_where_the_server_is(base: str, is_loopback: bool, is_secure: bool) -> N
     assert server(base).is_secure is is_secure
 
 
+def test_what_is_appended() -> None:
+    asked = server().append(RUN, b'{"events":[]}')
+    assert (asked.method, asked.url) == ("POST", f"{BASE}/runs/{RUN}/events")
+    assert asked.headers["content-type"] == "application/json"
+    assert asked.content == b'{"events":[]}'
+    assert asked.reason(OSError("gone")) == f"No answer from {BASE} (OSError: gone)."
+    with pytest.raises(RunUnknown):
+        server().append("run_7", b"")
+
+
 def test_no_message_repeats_a_password() -> None:
     asked = server("http://user:pass@h").operations()
     with pytest.raises(ServerUnreachable) as raised:

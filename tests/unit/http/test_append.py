@@ -28,6 +28,10 @@ def by(seq: int, name: str = "worker-7") -> dict[str, Any]:
     return {"attempt": 1, "producer": {"id": name, "seq": seq}}
 
 
+def told(appended: int, last: str, state: str = "running") -> dict[str, Any]:
+    return {"appended": appended, "last_event_id": last, "state": state}
+
+
 async def messages(visitor: Visitor, run: str) -> list[str]:
     page = (await visitor.get(f"/runs/{run}/events?format=json")).json
     return [event["data"].get("message") for event in page["events"]]
@@ -55,7 +59,7 @@ async def test_events_are_numbered_stamped_and_told(stage: Stage, run: str) -> N
             },
         )
         assert answer.status == 200
-        assert answer.json == {"appended": 3, "last_event_id": "3"}
+        assert answer.json == {"appended": 3, "last_event_id": "3", "state": "running"}
         assert answer.headers["cache-control"] == "no-store"
         await visit.told(b"2001-01-01")
         assert visit.ids == [1, 2, 3]
@@ -68,12 +72,12 @@ async def test_a_repeated_request_adds_nothing(visitor: Visitor, run: str) -> No
     first = batch("a", "b", **by(1))
     assert (await visitor.post(f"/runs/{run}/events", first)).json["appended"] == 2
     again = await visitor.post(f"/runs/{run}/events", first)
-    assert (again.status, again.json) == (200, {"appended": 0, "last_event_id": "2"})
+    assert (again.status, again.json) == (200, told(0, "2"))
     # Half of it is known: only the rest is new.
     over = await visitor.post(f"/runs/{run}/events", batch("b", "c", **by(2)))
-    assert over.json == {"appended": 1, "last_event_id": "3"}
+    assert over.json == told(1, "3")
     other = await visitor.post(f"/runs/{run}/events", batch("x", **by(1, "worker-8")))
-    assert other.json == {"appended": 1, "last_event_id": "4"}
+    assert other.json == told(1, "4")
     assert await messages(visitor, run) == ["a", "b", "c", "x"]
 
 
@@ -92,7 +96,7 @@ async def test_a_repeat_after_the_end_still_succeeds(stage: Stage, visitor: Visi
     stage.finish(run)
     await stage.ended(run)
     again = await visitor.post(f"/runs/{run}/events", batch("a", **by(1)))
-    assert (again.status, again.json) == (200, {"appended": 0, "last_event_id": "4"})
+    assert (again.status, again.json) == (200, told(0, "4", "completed"))
     refused(await visitor.post(f"/runs/{run}/events", batch("b", **by(2))), 409, "run-ended")
     refused(await visitor.post(f"/runs/{run}/events", batch("b")), 409, "run-ended")
 
@@ -111,6 +115,42 @@ async def test_only_the_present_attempt_may_write(visitor: Visitor, run: str, at
     answer = await visitor.post(f"/runs/{run}/events", batch("a", attempt=attempt))
     refused(answer, 409, "writer-fenced")
     assert (await visitor.post(f"/runs/{run}/events", batch("a", attempt=1))).status == 200
+    assert await messages(visitor, run) == ["a"]
+
+
+async def test_a_higher_epoch_takes_the_place_of_a_lower_one(visitor: Visitor, run: str) -> None:
+    async def send(message: str, epoch: int, seq: int = 1, **more: Any) -> Visit:
+        body = batch(message, producer={"id": "worker-7", "epoch": epoch, "seq": seq}, **more)
+        return await visitor.post(f"/runs/{run}/events", body)
+
+    assert (await send("a", 0)).json["appended"] == 1
+    # The same work once more: what it says again is known, whatever the attempt.
+    assert (await send("a", 0, attempt=1)).json["appended"] == 0
+    assert (await send("b", 7)).json["appended"] == 1
+    refused(await send("c", 6), 409, "writer-fenced")
+    refused(await send("c", 0, seq=2), 409, "writer-fenced")
+    assert (await send("c", 7.0, seq=2)).json["appended"] == 1  # type: ignore[arg-type]
+    assert await messages(visitor, run) == ["a", "b", "c"]
+    # Without an epoch it is that of the attempt, which is lower.
+    refused(await visitor.post(f"/runs/{run}/events", batch("d", **by(1))), 409, "writer-fenced")
+
+
+async def test_who_sends_nothing_is_told_how_the_run_stands(
+    stage: Stage, visitor: Visitor, run: str
+) -> None:
+    async def ask(run: str, **more: Any) -> Visit:
+        return await visitor.post(f"/runs/{run}/events", {"events": [], **more})
+
+    assert (await ask(run)).json == told(0, "0")
+    await visitor.post(f"/runs/{run}/events", batch("a"))
+    assert (await ask(run, **by(9))).json == told(0, "1")
+    refused(await ask(run, attempt=2), 409, "writer-fenced")
+    refused(await ask("run_" + "a" * 26), 404, "run-unknown")
+    ended = await stage.start()
+    await stage.head(ended, 2)
+    stage.finish(ended)
+    await stage.ended(ended)
+    assert (await ask(ended)).json == told(0, "3", "completed")
     assert await messages(visitor, run) == ["a"]
 
 
@@ -154,7 +194,6 @@ async def test_one_request_has_a_bound(visitor: Visitor, run: str) -> None:
     assert (await visitor.post(f"/runs/{run}/events", most)).json["appended"] == MAX_EVENTS
     more = batch(*["x"] * (MAX_EVENTS + 1))
     refused(await visitor.post(f"/runs/{run}/events", more), 422, "input-invalid")
-    refused(await visitor.post(f"/runs/{run}/events", {"events": []}), 422, "input-invalid")
     large = batch(*["x" * 200_000] * 6)
     refused(await visitor.post(f"/runs/{run}/events", large), 413, "body-too-large")
 
@@ -190,6 +229,8 @@ async def test_progress_from_elsewhere_is_in_the_snapshot(visitor: Visitor, run:
         batch("a", producer={"id": "me", "seq": 0}),
         batch("a", producer={"id": "", "seq": 1}),
         batch("a", producer={"id": "x" * 101, "seq": 1}),
+        batch("a", producer={"id": "me", "seq": 1, "epoch": -1}),
+        batch("a", producer={"id": "me", "seq": 1, "epoch": 2**60}),
         batch("a", seq=1),
     ],
     ids=lambda body: json.dumps(body)[:60],

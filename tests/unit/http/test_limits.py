@@ -167,11 +167,13 @@ async def made(anyio_backend: str) -> AsyncIterator[Made]:
     all_runs: list[Tailrace] = []
 
     def make(**given: Any) -> tuple[Tailrace, Visitor]:
-        is_open = given.pop("is_open", False)
+        is_open, has_chat = given.pop("is_open", False), given.pop("has_chat", False)
         runs = Tailrace(
             "memory:", grace=0.1, limits=Limits(**given), principal=None if is_open else named
         )
         runs.operation(count)
+        if has_chat:
+            runs.chat()
         all_runs.append(runs)
         return runs, Visitor(runs.asgi)
 
@@ -232,10 +234,11 @@ async def test_nothing_is_read_of_what_is_refused(made: Made) -> None:
 async def test_every_route_counts_under_what_it_needs(made: Made, tmp_path: Path) -> None:
     assert {*NEEDS.values()} < {*SCOPES}
     for (method, path), need in NEEDS.items():
-        runs, visitor = made(keyed={need: "1/hour"})
+        runs, visitor = made(keyed={need: "1/hour"}, has_chat=True)
         runs.allow_scripts(tmp_path)
         # Of runs that there are none of: no answer is a stream.
         target = path.replace("{run}", "run_" + "a" * 26) + "?runs=none"
+        target = re.sub(r"\{[a-z]+\}", "none", target)
         headers = {"x-who": "ada"}
         first = await visitor.ask(method, target, headers, json={} if method == "POST" else None)
         assert first.status != 429, (method, path)

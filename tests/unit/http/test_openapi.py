@@ -196,7 +196,7 @@ async def test_the_examples_work(stage: Stage, visitor: Visitor, document: dict[
     }
     run = await stage.written()
     answer = await visitor.post(f"/runs/{run}/events", body)
-    assert answer.json == {"appended": 1, "last_event_id": "1"}
+    assert answer.json == {"appended": 1, "last_event_id": "1", "state": "running"}
     asked = schemas["StartRun"]["properties"]
     names = ("timeout", "abandon_after", "thread")
     body = {name: asked[name]["examples"][0] for name in names}
