@@ -225,7 +225,7 @@ class _Mcp(McpFace):
 
 
 def _telling(run: str, request: Request) -> Telling:
-    wish = asked(request.headers, request.query_params, offered=("events", "ndjson"))
+    wish = asked(request.headers, request.query_params, offered=("events", "ndjson"), run=run)
     if wish.projection is None or wish.speed is not None:
         raise FormatUnknown(
             "This response streams a run live; it is no page and has no speed.",

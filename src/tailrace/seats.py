@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final, NoReturn
 
 from tailrace.errors import TooManyRequests
@@ -71,6 +73,16 @@ class Seats:
         seat.taken += 1
         self.taken += 1
         return seat
+
+    @contextlib.contextmanager
+    def sitting(self, who: str) -> Iterator[None]:
+        """A seat while the block lasts. Raises TooManyRequests."""
+        self.check(who)
+        seat = self.take(who)
+        try:
+            yield
+        finally:
+            self.free(seat)
 
     def free(self, seat: Seat) -> None:
         """Undo one `take`."""

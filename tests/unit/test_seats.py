@@ -73,3 +73,13 @@ def test_an_idle_stream_has_room_for_a_reference_and_no_more() -> None:
     seats = Seats(each=1000)
     assert len({id(seats.take("address:10.0.0.1")) for _ in range(100)}) == 1
     assert not hasattr(seats.take("a"), "__dict__")
+
+
+def test_a_seat_for_as_long_as_a_block_lasts() -> None:
+    seats = Seats(each=1)
+    with seats.sitting("ada"):
+        with pytest.raises(TooManyRequests), seats.sitting("ada"):
+            raise AssertionError("there was no seat")
+        with seats.sitting("bob"):
+            assert seats.taken == 2
+    assert (seats.taken, len(seats)) == (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ from tailrace.run import RunContext
 if TYPE_CHECKING:
     from pydantic_ai import Agent
     from pydantic_ai.models import Model
+
+logger = logging.getLogger("tailrace.agent")
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _TURN: Final = "tailrace.agent.turn"
@@ -214,9 +217,12 @@ class Chat:
         """Have it imported when the first turn comes; nobody waits for that."""
 
         def make() -> None:
-            # A key that is missing is for the turn to tell, which needs it.
-            with contextlib.suppress(TailraceError, ImportError):
+            try:
                 self._make(self.model)
+            except (TailraceError, ImportError) as error:
+                # It may come to be: each turn that needs it says so, too.
+                fix = getattr(error, "fix", "")
+                logger.warning("The chat cannot ask %s: %s %s", self.model[:80], error, fix)
 
         making = asyncio.create_task(asyncio.to_thread(make))
         try:

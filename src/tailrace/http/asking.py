@@ -51,15 +51,16 @@ def asked(
     *,
     default: str = "events",
     offered: Collection[str] = _MEDIA,
+    run: str | None = None,
 ) -> Asked:
     """Read the request; `default` is the format for whoever has no preference, `offered` are
-    those that an Accept header can choose.
+    those that an Accept header can choose. `run`: see `cursor`.
 
     Raises CursorMalformed, FormatUnknown, InputInvalid.
     """
     named = query.get("format")
     return Asked(
-        cursor=cursor(query, headers.get(LAST_EVENT_ID)),
+        cursor=cursor(query, headers.get(LAST_EVENT_ID), run),
         projection=_projection(_preferred(headers, default, offered) if named is None else named),
         types=_types(query.get("types")),
         speed=_number(query, "speed", *SPEEDS),
@@ -68,13 +69,18 @@ def asked(
     )
 
 
-def cursor(query: Mapping[str, str], last: str | None = None) -> Cursor | str:
+def cursor(
+    query: Mapping[str, str], last: str | None = None, run: str | None = None
+) -> Cursor | str:
     """Where to go on. Raises CursorMalformed.
 
     `last` is the header, which wins: a browser that reconnects sends both, and `after` is
-    the older one. Empty is what a client sends that has nothing yet.
+    the older one. Empty is what a client sends that has nothing yet. An id may name the `run`
+    that is asked for, as those of `begin` do.
     """
-    found = [_position(text) for text in (last, query.get("after")) if text]
+    lead = f"{run}:"
+    sent = [text.removeprefix(lead) for text in (last, query.get("after")) if text]
+    found = [_position(text) for text in sent]
     return found[0] if found else Cursor(0, 0)
 
 

@@ -225,7 +225,7 @@ class _Runs:
 
     async def watch(self, request: Request, run: _Run) -> Response:
         """The events after `Last-Event-ID` or `?after=`, then live to the end."""
-        wish = asked(request.headers, request.query_params)
+        wish = asked(request.headers, request.query_params, run=run)
         if wish.projection is None:
             return await self._page(await self._record(request, run), wish)
         if wish.speed is None:
@@ -252,7 +252,7 @@ class _Runs:
         ] = None,
     ) -> Response:
         """The bytes a script wrote, live to the end."""
-        after = cursor(request.query_params)
+        after = cursor(request.query_params, run=run)
         await self._engine.watchable(run, asker(request).sees)
         check_seats(self._engine, request.scope, run)
         telling = Telling(after, Manner(Output(stream)))

@@ -148,13 +148,8 @@ class _Exchange:
 @contextlib.contextmanager
 def seat(engine: Engine, scope: Scope) -> Iterator[None]:
     """What may be a stream takes a seat like the others. Raises TooManyRequests."""
-    who = caller(scope).name
-    engine.hub.seats.check(who)
-    taken = engine.hub.seats.take(who)
-    try:
+    with engine.hub.seats.sitting(caller(scope).name):
         yield
-    finally:
-        taken.free()
 
 
 async def refuse(error: TailraceError, send: Send) -> None:

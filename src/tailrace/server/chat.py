@@ -147,10 +147,12 @@ def _endpoint(name: str, table: Any, secrets: list[str]) -> Endpoint:
     wrong = next((key for key, text in said.items() if not _is_text(text)), None)
     if wrong is not None or "model" not in said:
         raise SettingsInvalid(f"{where}.{wrong or 'model'} must be a text.", fix=_ENDPOINT)
+    if name == DEMO:
+        raise SettingsInvalid(
+            f"{where} would be asked by the name of the built-in model.", fix="Name it otherwise."
+        )
     url = said.get("base_url")
-    if url is not None and (
-        urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname
-    ):
+    if url is not None and not _is_server(url):
         raise SettingsInvalid(f"{where}.base_url is not the URL of a server.", fix=_ENDPOINT)
     variable, key = said.get("key_env"), None
     if variable is not None:
@@ -162,6 +164,14 @@ def _endpoint(name: str, table: Any, secrets: list[str]) -> Endpoint:
             )
         secrets.append(variable)
     return Endpoint(said["model"], url, key)
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_text(value: Any) -> bool:

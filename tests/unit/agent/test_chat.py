@@ -376,3 +376,11 @@ async def test_what_a_provider_answers_is_said(engine: Engine, answer: Any, says
 async def test_a_provider_that_is_not_there(engine: Engine) -> None:
     there(engine, f"http://127.0.0.1:{free_port()}/v1")
     assert "cannot be reached, or hung up" in failed(await asked(engine))
+
+
+async def test_a_model_that_cannot_be_asked_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with Engine("memory:") as engine:
+        Chat(engine, model="nosuch:model")
+        await engine.close()
+        await engine.start()
+        await until(lambda: "The chat cannot ask nosuch:model" in caplog.text)

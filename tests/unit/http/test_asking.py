@@ -247,3 +247,11 @@ def test_no_refusal_lacks_a_way_out() -> None:
             ask(query)
         assert caught.value.fix
         assert caught.value.status in (400, 406, 422)
+
+
+def test_an_id_may_name_the_run_that_is_asked_for() -> None:
+    assert cursor({}, "run_a:57.1", "run_a") == Cursor(0, 57, 1)
+    assert cursor({"after": "run_a:57"}, None, "run_a") == Cursor(0, 57)
+    for last, run in (("run_b:57", "run_a"), ("run_a:57", None), (":57", "run_a")):
+        with pytest.raises(CursorMalformed):
+            cursor({}, last, run)

@@ -157,7 +157,9 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ('endpoints.x = { model = "m", key = "k" }', "chat.endpoints.x has more than"),
         ('endpoints.x = { model = "m", base_url = "ftp://x" }', "base_url is not the URL"),
         ('endpoints.x = { model = "m", base_url = "http://" }', "base_url is not the URL"),
+        ('endpoints.x = { model = "m", base_url = "http://[::1" }', "base_url is not the URL"),
         ('endpoints.x = { model = "m", base_url = 7 }', "base_url must be a text"),
+        ('endpoints.demo = { model = "m" }', "the name of the built-in model"),
         (
             'endpoints.x = { model = "m", key_env = "NO_SUCH_KEY" }',
             "NO_SUCH_KEY, and that variable",

@@ -72,7 +72,7 @@ def _recovered(question: Question, lost: Outcome, since: Rounds) -> Step:
         return Step(f"That did not work. {lost.result}")
     if not since:
         return Step(
-            f"There seems to be no department “{said}”. I look which there are.",
+            f"There seems to be no department “{said}”. I look up which there are.",
             (call("list_departments"),),
         )
     names = [row["department"] for row in results(since[:1], "list_departments")[0].result]

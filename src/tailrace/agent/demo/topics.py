@@ -122,17 +122,17 @@ WAYS: Final[Mapping[Topic | None, Way]] = {
     "increments": Way(
         _increments,
         answers.increments,
-        ("I look which years there are increments of.", "Now I look who got which."),
+        ("First I look up which years have increments.", "Now I look up who got which."),
     ),
-    "compare": Way(_compare, answers.compare, ("I look at the departments side by side.", "")),
-    "person": Way(_person, answers.person, ("I look who that is.", "Found. Now the details.")),
+    "compare": Way(_compare, answers.compare, ("I look at both departments side by side.", "")),
+    "person": Way(_person, answers.person, ("I look up who that is.", "Found. Now the details.")),
     "ranking": Way(
         _ranking,
         answers.ranking,
-        ("I look at the salaries in their order.", "Now more about that one."),
+        ("I sort the salaries.", "Now more about that one."),
     ),
     "salaries": Way(_salaries, answers.salaries, ("I look at what the departments pay.", "")),
     "count": Way(_count, answers.count, ("I count.", "")),
-    "list": Way(_listing, answers.listing, ("I look who there is.", "")),
-    "departments": Way(_departments, answers.departments, ("I look at the departments.", "")),
+    "list": Way(_listing, answers.listing, ("I look up who there is.", "")),
+    "departments": Way(_departments, answers.departments, ("I look up the departments.", "")),
 }

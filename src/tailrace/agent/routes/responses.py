@@ -17,6 +17,7 @@ from tailrace.http.access import asker, guarding
 from tailrace.http.runs import Key, answer
 from tailrace.projections import stream
 from tailrace.protocol import responses
+from tailrace.protocol.access import caller
 from tailrace.protocol.agent import CHAT
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.events import loads, to_json
@@ -84,19 +85,24 @@ class _Face:
         _check(body)
         if body.stream:
             self._turns.room(request)
-        asked = _asked(body)
-        thread, replaced = await self._place(request, body, idempotency_key)
-        started = await self._turns.start(
-            request, asked, thread, body.model, idempotency_key, replaced
-        )
-        record, _ = started
-        if body.stream:
+            started = await self._started(request, body, idempotency_key)
             told = stream(_FORMAT)
-            there = events(request, _HERE, record, told)
+            there = events(request, _HERE, started[0], told)
             return self._turns.begun(request, started, told, there)
-        if not body.background:
-            record = await self._engine.run(record.id).wait()
-        return await self._response(record)
+        if body.background:
+            record, _ = await self._started(request, body, idempotency_key)
+            return await self._response(record)
+        # Whoever waits holds a connection, as whoever watches does.
+        with self._engine.hub.seats.sitting(caller(request.scope).name):
+            record, _ = await self._started(request, body, idempotency_key)
+            return await self._response(await self._engine.run(record.id).wait())
+
+    async def _started(
+        self, request: Request, body: CreateResponse, key: str | None
+    ) -> tuple[RunRecord, bool]:
+        asked = _asked(body)
+        thread, replaced = await self._place(request, body, key)
+        return await self._turns.start(request, asked, thread, body.model, key, replaced)
 
     async def show(
         self,

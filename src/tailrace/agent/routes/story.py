@@ -84,7 +84,8 @@ class _Story:
         record, is_new = started
         told: Projection = stream(CHAT)
         if body.accumulated:
-            told = Accumulated("" if is_new else await self._before(record, position(request)))
+            before = "" if is_new else await self._before(record, position(request, record.id))
+            told = Accumulated(before)
         there = _there(request, record, accumulated=body.accumulated)
         return self._turns.begun(request, started, told, there)
 
@@ -99,7 +100,7 @@ class _Story:
         record = await self._turns.engine.record(run, asker(request).sees)
         told: Projection = stream(CHAT)
         if accumulated:
-            told = Accumulated(await self._before(record, position(request)))
+            told = Accumulated(await self._before(record, position(request, record.id)))
         there = _there(request, record, accumulated=accumulated)
         return self._turns.resumed(request, record, told, there)
 

@@ -13,21 +13,26 @@ from tailrace.agent import history
 from tailrace.agent.chat import Chat
 from tailrace.agent.routes.sent import Asked
 from tailrace.cohort import Manner
+from tailrace.errors import CursorMalformed, RunUnknown
 from tailrace.http import openapi
-from tailrace.http.access import asker, guarding
+from tailrace.http.access import asker, guarding, returning
 from tailrace.http.asking import cursor
 from tailrace.http.problems import nothing
 from tailrace.http.runs import check_seats, prefix
 from tailrace.http.stream import RunStream, Telling
 from tailrace.projections import Projection
+from tailrace.projections.named import Named
 from tailrace.protocol.agent import CHAT
-from tailrace.protocol.cursor import Cursor, resume
+from tailrace.protocol.cursor import LATEST, Cursor, resume
 from tailrace.protocol.events import to_json
 from tailrace.protocol.lifecycle import ACTIVE
 from tailrace.protocol.runs import RunQuery, RunRecord
 from tailrace.protocol.wire import EVENT_STREAM, LAST_EVENT_ID, RUN
 
 BEGINNING: Final = Cursor(0, 0)
+
+# What is a position in every turn.
+_ANYWHERE: Final = frozenset({"", "0", LATEST})
 
 # Read by hand, as those of the runs are.
 _POSITIONS: Final[list[dict[str, Any]]] = openapi.WATCH["openapi_extra"]["parameters"][:2]
@@ -110,7 +115,7 @@ class Turns:
         of. `there`: where to come back to it. Raises CursorMalformed.
         """
         run, is_new = started
-        at = BEGINNING if is_new else position(request)
+        at = BEGINNING if is_new else position(request, run.id)
         return self._stream(run, projection, at, there, headers, is_promised=is_new)
 
     def resumed(
@@ -127,7 +132,7 @@ class Turns:
         the beginning. Raises CursorMalformed, CursorFromFuture, TooManyRequests.
         """
         check_seats(self.engine, request.scope, run.id)
-        at = position(request) if at is None else at
+        at = position(request, run.id) if at is None else at
         if isinstance(at, Cursor):
             # The stream would look as well, but what it answers is told in nobody's dialect.
             resume(at, run.extent)
@@ -157,15 +162,31 @@ class Turns:
     ) -> Response:
         """The stream of the turn that goes on in a thread; 204 where there is none.
 
-        Who comes back for the rest of a turn that has ended meanwhile has its last id, and gets it.
+        Its ids name the turn: who comes back for the rest of one gets that, though it has ended
+        meanwhile, and another goes on. Raises CursorMalformed, RunUnknown.
         """
-        has_some = bool(request.headers.get(LAST_EVENT_ID) or request.query_params.get("after"))
-        run = await self.newest(request, thread, is_active=not has_some)
-        if run is None:
-            return nothing()
-        return self.resumed(
-            request, run, projection, events(request, mark, run, projection), headers
-        )
+        last = returning(request) or ""
+        name, _, _ = last.rpartition(":")
+        if not name and last not in _ANYWHERE:
+            raise CursorMalformed(
+                f"{last[:40]!r} does not say of which turn it is.",
+                fix="Send back the last id of this very stream, or go on at the Content-Location "
+                "of the one that you have it from.",
+            )
+        if name:
+            run = await self.engine.record(name, asker(request).sees)
+            if run.thread != thread:
+                raise RunUnknown(
+                    f"{run.id} is no turn of this conversation.",
+                    fix="Send back the last id of this stream, as it was received.",
+                )
+        else:
+            found = await self.newest(request, thread, is_active=True)
+            if found is None:
+                return nothing()
+            run = found
+        there = events(request, mark, run, projection)
+        return self.resumed(request, run, Named(projection), there, headers)
 
 
 def events(request: Request, mark: str, run: RunRecord, projection: Projection) -> str:
@@ -173,9 +194,9 @@ def events(request: Request, mark: str, run: RunRecord, projection: Projection) 
     return f"{prefix(request, mark)}/runs/{run.id}/events?format={projection.name}"
 
 
-def position(request: Request) -> Cursor | str:
-    """Where a watcher goes on. Raises CursorMalformed."""
-    return cursor(request.query_params, request.headers.get(LAST_EVENT_ID))
+def position(request: Request, run: str) -> Cursor | str:
+    """Where a watcher of a run goes on. Raises CursorMalformed."""
+    return cursor(request.query_params, request.headers.get(LAST_EVENT_ID), run)
 
 
 def named(*what: str | None) -> str:

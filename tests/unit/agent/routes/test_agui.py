@@ -45,9 +45,13 @@ async def test_come_back_to_a_conversation(parlour: Parlour) -> None:
     assert (await parlour.get(there)).status == 204
     async with parlour.visitor.visit("POST", HERE, json=asked("wait")) as visit:
         await visit.told(b"One")
-        last, run = visit.last_id, run_of(visit)
+        plain, run = visit.last_id, run_of(visit)
+    async with parlour.visitor.visit("GET", there) as cut:
+        await cut.told(b"One")
+        last = cut.last_id
+    assert last == f"{run}:{plain}"
     async with (
-        parlour.visitor.visit("GET", there) as whole,
+        parlour.visitor.visit("GET", f"{there}?after=0") as whole,
         parlour.visitor.visit("GET", there, {"last-event-id": last}) as rest,
         parlour.visitor.visit("GET", f"{there}?after={last}") as same,
     ):
@@ -67,6 +71,27 @@ async def test_come_back_to_a_conversation(parlour: Parlour) -> None:
     late = await parlour.get(there, {"last-event-id": last})
     assert [event.data for event in late.events] == [event.data for event in rest.events]
     assert (await parlour.get(there, {"last-event-id": ids[-1]})).status == 204
+
+
+async def test_two_turns_are_never_mixed(parlour: Parlour) -> None:
+    there = f"{HERE}/t/stream"
+    first = await parlour.ask(HERE, asked("hi"))
+    async with parlour.visitor.visit("POST", HERE, json=asked("wait", "r2")) as second:
+        await second.told(b"One")
+        # The rest of the first, though the second goes on.
+        rest = await parlour.get(there, {"last-event-id": f"{run_of(first)}:3"})
+        assert run_of(rest) == run_of(first)
+        whole = first.events
+        assert [event.data for event in rest.events] == [
+            event.data for event in whole[[event.id for event in whole].index("3") + 1 :]
+        ]
+        # An id that names no turn could be of either.
+        plain = await parlour.get(there, {"last-event-id": "3"})
+        assert (plain.status, plain.json["code"]) == (400, "cursor-malformed")
+        elsewhere = await parlour.get(f"{HERE}/u/stream", {"last-event-id": f"{run_of(first)}:3"})
+        assert (elsewhere.status, elsewhere.json["code"]) == (404, "run-unknown")
+        parlour.gate.set()
+        await second.over()
 
 
 async def test_what_an_agent_page_sends_besides(parlour: Parlour) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.parlour import Parlour, run_of, told
+from tailrace import Limits
+from tests.parlour import Parlour, opened, run_of, told
 from tests.visitor import Visit
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -277,3 +280,16 @@ async def test_who_is_refused_is_told_in_both_ways(parlour: Parlour) -> None:
     assert problem(await parlour.ask(HERE, {"input": None})) == (422, "input-invalid")
     broken = await parlour.visitor.ask("POST", HERE, body=b"{")
     assert problem(broken) == (422, "input-invalid")
+
+
+async def test_whoever_waits_has_a_seat(anyio_backend: str) -> None:
+    async with opened(engine={"limits": Limits(streams_each=1)}) as parlour:
+        waiting = asyncio.create_task(parlour.ask(HERE, {"input": "wait"}))
+        await until(lambda: parlour.runs.hub.seats.taken == 1)
+        full = await parlour.ask(HERE, {"input": "hi"})
+        assert (full.status, full.json["error"]["code"]) == (429, "too-many-requests")
+        # Nobody waits for what goes on by itself.
+        assert (await parlour.ask(HERE, {"input": "hi", "background": True})).status == 200
+        parlour.gate.set()
+        assert (await waiting).status == 200
+        assert parlour.runs.hub.seats.taken == 0
