@@ -66,8 +66,10 @@ class TailraceError(Exception):
 
     def __init__(self, message: str, *, fix: str = "", **details: Any) -> None:
         super().__init__(message)
-        self.fix = fix
-        self.details = details
+        self.fix, self.details = fix, details
+        if fix:
+            # A traceback shows it as well.
+            self.add_note(fix)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterator
 
 import pytest
 
 from tailrace import errors
-from tailrace.errors import RunCancelled, StateMoved, TailraceError
+from tailrace.errors import RunCancelled, SettingsInvalid, StateMoved, TailraceError
 
 LINE = re.compile(r"^    ((?:[│ ] {3})*)(?:[├└]── )?([A-Z]\w+)(?: +(\d{3})\b)?")
 
@@ -92,3 +93,9 @@ def test_a_moved_state_is_named() -> None:
 def test_the_wish_to_stop_passes_every_except_exception() -> None:
     assert issubclass(RunCancelled, BaseException)
     assert not issubclass(RunCancelled, Exception)
+
+
+def test_a_traceback_says_what_to_do() -> None:
+    told = traceback.format_exception(SettingsInvalid("It cannot be.", fix="Do that."))
+    assert "".join(told).endswith("It cannot be.\nDo that.\n")
+    assert not hasattr(SettingsInvalid("It cannot be."), "__notes__")
