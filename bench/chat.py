@@ -115,9 +115,9 @@ async def turn(server: Server, tokens: int, pace: int) -> tuple[float, list[floa
     return first, late
 
 
-async def cpu(server: Server, turns: int, tokens: int) -> float:
+async def cpu(server: Server, turns: int, tokens: int, pace: int = PACE) -> float:
     before = server.cpu()
-    await asyncio.gather(*(turn(server, tokens, PACE) for _ in range(turns)))
+    await asyncio.gather(*(turn(server, tokens, pace) for _ in range(turns)))
     return (server.cpu() - before) / (turns * tokens) * 1e6
 
 
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--pace", type=int, default=PACE, help="ms between two; 0: none")
     asked = parser.parse_args()
     if not is_importable("sse_starlette"):
         install()
@@ -161,7 +162,9 @@ def main() -> None:
             asyncio.run(cpu(server, 10, 50))
         for _ in range(asked.rounds):
             for server in servers:
-                told[server.name].append(asyncio.run(cpu(server, asked.turns, asked.tokens)))
+                told[server.name].append(
+                    asyncio.run(cpu(server, asked.turns, asked.tokens, asked.pace))
+                )
         peer = statistics.median(told["by hand"])
         print(f"{'':32}{'µs/token':>10}{'ratio':>8}{'first ms':>10}{'late ms':>10}{'p99':>8}")
         for server in servers:

@@ -2,7 +2,7 @@
 
     from tailrace import RunContext, Tailrace
 
-    runs = Tailrace()
+    runs = Tailrace("runs.db")
 
     @runs.operation
     async def crunch(run: RunContext, rows: int = 100) -> dict:

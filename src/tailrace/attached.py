@@ -100,13 +100,16 @@ class Attachment(Voice):
         self.id = run
         self._timeout = timeout
         self._courier = Courier(server, run, sender, self.request_stop, http)
-        self._ambient: Token[Sink] | None = None
+        self._ambient: Token[Sink | None] | None = None
         self._loop_thread: int | None = None
 
     # --- the block -------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Begin. Nothing is waited for: what is wrong with the run is raised by what follows."""
+        """Begin. Nothing is waited for: what is wrong with the run is raised by what follows.
+
+        Raises TailraceError the second time: each block takes an attachment of its own.
+        """
         self._courier.begin()
         self._ambient = AMBIENT.set(self)
         return self
@@ -119,8 +122,8 @@ class Attachment(Voice):
     ) -> None:
         """Wait for what is not kept yet, `timeout` seconds at most.
 
-        Raises what `flush` does, except for a run that was cancelled: it takes no more; RunEnded
-        for a RunCancelled. Another error of the block goes on.
+        Raises what `flush` does, and RunEnded for a RunCancelled. Another error of the block goes
+        on.
         """
         self._leave()
         try:
@@ -133,8 +136,9 @@ class Attachment(Voice):
 
     async def __aenter__(self) -> Self:
         """As `with`; but `emit` raises BufferFull where it would block the event loop."""
+        self.__enter__()
         self._loop_thread = threading.get_ident()
-        return self.__enter__()
+        return self
 
     async def __aexit__(
         self,
@@ -159,8 +163,6 @@ class Attachment(Voice):
                 AMBIENT.reset(self._ambient)
 
     def _judge(self, fault: TailraceError, error: BaseException | None) -> None:
-        if isinstance(fault, RunEnded) and fault.details.get("state") == State.CANCELLED.value:
-            return
         if error is None:
             raise fault
         if error is not fault:
@@ -185,7 +187,8 @@ class Attachment(Voice):
         With 100,000 events or 64 MiB that are not kept yet it blocks; on the event loop of
         `async with` it raises BufferFull instead, unless you `await run.ebb()` now and then.
 
-        Raises EventInvalid, EventTooLarge; and why nothing more is taken: RunEnded, WriterFenced
+        Once the run is over it is dropped. Raises EventInvalid, EventTooLarge; TailraceError
+        outside of the block, and in a forked process; and why nothing more is taken: WriterFenced
         (a higher epoch, or another attempt, has taken this one's place), RunUnknown, Unauthorized,
         ScopeMissing, ProducerGap, and with `patience` ServerUnreachable.
         """
@@ -199,7 +202,8 @@ class Attachment(Voice):
     def flush(self, timeout: float | None = None) -> None:
         """Wait until every event emitted so far is durable, and so visible. Blocks.
 
-        Raises what `emit` does; ServerUnreachable after `timeout` seconds.
+        Raises what `emit` does; ServerUnreachable after `timeout` seconds; RunEnded if the run was
+        over before, unless it was cancelled: who cleans up need not mind.
         """
         self._courier.flush(timeout)
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, overload
 
 from tailrace import builtin, time
 from tailrace.decorator import Decorator
@@ -22,7 +22,7 @@ from tailrace.hub import Hub
 from tailrace.lifetime import Lifetime, beside
 from tailrace.operations import Operation
 from tailrace.outcome import Outcome, settle
-from tailrace.protocol.access import LOCAL
+from tailrace.protocol.access import LOCAL, Access
 from tailrace.protocol.blocks import Block
 from tailrace.protocol.events import loads
 from tailrace.protocol.lifecycle import Signal
@@ -34,6 +34,9 @@ from tailrace.runners.spools import Spools
 from tailrace.supervisor import GRACE_SECONDS, Supervisor
 from tailrace.upkeep import Upkeep
 from tailrace.wish import check_same, wished
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
 
 P = ParamSpec("P")
 
@@ -295,10 +298,10 @@ class Engine:
         return kept
 
     async def start_operation(
-        self, operation: Operation[Any, Any], input: Mapping[str, Any]
+        self, operation: Operation[Any, Any], input: Mapping[str, Any], principal: str = LOCAL
     ) -> Run:
         """What `Operation.start` calls."""
-        record, _ = await self.submit(operation, input)
+        record, _ = await self.submit(operation, input, principal=principal)
         return Run(record.id, self)
 
     async def record(self, run: str, principal: str | None = None) -> RunRecord:
@@ -328,14 +331,16 @@ class Engine:
     async def newest(self, thread: str, principal: str | None = None) -> Run | None:
         """The last run that was started in a thread, by `principal` if it is named."""
         found = await self.find(RunQuery(thread=thread, principal=principal, limit=1))
-        return Run(found[0].id, self) if found else None
+        return Run(found[0].id, self, principal) if found else None
 
-    async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
+    async def cancel(
+        self, run: str, reason: str = "requested", principal: str | None = None
+    ) -> RunRecord:
         """Ask a run to stop, wherever it executes. Harmless for one that has ended.
 
-        Raises RunUnknown; LogFull, if the wish cannot be kept.
+        Raises RunUnknown, also for a run of another principal; LogFull, if the wish cannot be kept.
         """
-        record = await self.record(run)
+        record = await self.record(run, principal)
         wish = Outcome(Signal.CANCEL, reason=reason)
         await settle(self.log, record, wish, clock=self.now, patient=False)
         return await self.record(run)
@@ -358,21 +363,25 @@ class Engine:
         )
         return new
 
-    async def forget(self, run: str) -> None:
-        """Delete a finished run and its events. Raises RunUnknown, RunActive."""
-        await self.start()
-        await self.log.forget(check_run_id(run))
+    async def forget(self, run: str, principal: str | None = None) -> None:
+        """Delete a finished run and its events. Raises RunUnknown, also for a run of another
+        principal, and RunActive.
+        """
+        await self.log.forget((await self.record(run, principal)).id)
 
     async def append(self, append: Append) -> Commit:
         """Add a remote producer's events. Raises as `EventLog.append` does."""
         await self.start()
         return await self.log.append(append)
 
-    def run(self, run: str) -> Run:
-        """The handle of a run that was started before. Raises RunUnknown for a malformed id."""
-        return Run(check_run_id(run), self)
+    def run(self, run: str, principal: str | Access | None = None) -> Run:
+        """The handle of a run that was started before; with a `principal`, or what `asker` found,
+        all it does is for them: a run of somebody else is none. Raises RunUnknown for a malformed
+        id.
+        """
+        return Run(check_run_id(run), self, principal)
 
-    def respond(self, run: str, request: Any) -> Any:
+    def respond(self, run: str, request: Any, who: Access | None = None) -> Response:
         """An HTTP response that streams a run; the faces above know how."""
         raise TailraceError(
             "An engine alone has no HTTP face.", fix="Use tailrace.Tailrace instead of Engine."

@@ -10,18 +10,19 @@ from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from tailrace import time
 from tailrace.agent.chat import Chat
 from tailrace.agent.routes import router as chat_routes
 from tailrace.cohort import Manner
 from tailrace.engine import Engine
-from tailrace.errors import FormatUnknown, TailraceError
+from tailrace.errors import FormatUnknown, LogError, RunUnknown, TailraceError
 from tailrace.eventlog.contract import EventLog
 from tailrace.generated import discard, is_generated
 from tailrace.generated import operation as generated
 from tailrace.http import app, problems, runs, scripts
-from tailrace.http.access import Admitted, admit, asker
+from tailrace.http.access import Admitted, admit, asker, identified
 from tailrace.http.asking import asked
 from tailrace.http.audit import audited
 from tailrace.http.begin import begun
@@ -32,7 +33,9 @@ from tailrace.mcp.face import McpFace
 from tailrace.mcp.upstream import Upstream
 from tailrace.operations import Operation
 from tailrace.projections import stream
-from tailrace.protocol.access import RUN, Access
+from tailrace.projections.contract import ServerSent
+from tailrace.projections.named import Named
+from tailrace.protocol.access import RUN, WATCH, Access
 from tailrace.protocol.cursor import Cursor
 from tailrace.protocol.runs import RunRecord
 from tailrace.protocol.wire import RUN as RUN_HEADER
@@ -44,7 +47,7 @@ Identify = Callable[[Request], str | Access | Awaitable[str | Access]]
 class Tailrace(Engine):
     """Run anything long, watch it live, lose nothing.
 
-        runs = Tailrace()
+        runs = Tailrace("runs.db")
 
         @runs.operation
         async def crunch(run: RunContext, rows: int = 100) -> dict: ...
@@ -52,7 +55,12 @@ class Tailrace(Engine):
         app = FastAPI(lifespan=runs.lifespan)
         app.mount("/tailrace", runs.asgi)        # or: app.include_router(runs.router)
 
-    The parameters are those of `Engine`, and `principal`: who is asking, from the request. It
+    `log`: a path of a SQLite file, `memory:`, or an `EventLog`. Without one it is `tailrace.db` in
+    the platform's folder for state, which this user's terminal tool and all others that name none
+    share, and whoever sees its runs sees everybody's there: right for one server per user. Give an
+    app of yours a file of its own.
+
+    The others are those of `Engine`, and `principal`: who is asking, from the request. It
     answers a name (or an `Access`, with scopes), may be a coroutine function, and may raise what
     refuses the request (`tailrace.errors.Unauthorized`, starlette's HTTPException). Runs belong
     to whoever starts them; to everybody else they do not exist. Without it, all requests are of
@@ -60,7 +68,7 @@ class Tailrace(Engine):
     it there are no bounds. `link`: where a person watches a run, from its id, for MCP clients.
     `mcp_guest`: an `MCPServer` of the SDK whose tools, prompts and resources `mcp` has as well.
 
-        runs = Tailrace(principal=lambda request: request.state.user.name)
+        runs = Tailrace("runs.db", principal=lambda request: request.state.user.name)
     """
 
     def __init__(
@@ -155,7 +163,8 @@ class Tailrace(Engine):
 
         `work` is an operation, with its `input`, or a generator: `runs.stream(count(), request)`.
         What that one yields is told as `EventSourceResponse` would tell it, unless another `format`
-        is asked for; but now it is a run, which goes on when the client leaves. What it needs it
+        is asked for (a tuple `(type, payload)` is that event of the run, of at most 256 KiB like
+        all others); but now it is a run, which goes on when the client leaves. What it needs it
         must open itself: a dependency of the endpoint may be closed by then.
 
         The run belongs to whoever asks (`principal=`), needs the scope `run`, and counts against
@@ -163,7 +172,8 @@ class Tailrace(Engine):
         names the run: then that goes on, and nothing is started. `format`: one of those of
         `GET /runs/{id}/events`; None: what `?format=` says, or `events`; for a generator `plain`.
         `tick`: tell the elapsed time after so many seconds of silence. The others are those of
-        `submit`. What is wrong is answered as a problem.
+        `submit`. What is wrong is answered as a problem; a function that was not called, or a
+        coroutine, is a mistake of the endpoint's: TypeError.
         """
         operation: Any = generated(work, self.start_operation) if is_generated(work) else work
         usual = "plain" if is_generated(work) else "events"
@@ -200,16 +210,62 @@ class Tailrace(Engine):
         del request
         return problems.response(cast("TailraceError", error))
 
-    def respond(self, run: str, request: Request | Any) -> Response:
-        """A response that streams a run, as the request asks: cursor, format, types, tick.
+    async def asker(self, request: Request) -> Access:
+        """Who asks, as `principal=` says: for endpoints of your own, which may depend on it.
+
+            User = Annotated[Access, Depends(runs.asker)]
+
+            @app.post("/reports")
+            async def start(user: User, rows: int = 100) -> str:
+                return (await crunch.by(user).start(rows=rows)).id
+
+            @app.get("/reports/{run}")
+            async def watch(request: Request, user: User, run: str):
+                return runs.run(run, user).response(request)
+
+        Raises Unauthorized, or what else `principal=` does: see `problem`. It is found out once for
+        each request; the limits do not count it.
+        """
+        return await identified(self, request.scope)
+
+    def respond(self, run: str, request: Request | Any, who: Access | None = None) -> Response:
+        """A response that streams a run, as the request asks: cursor, format, types, tick. `who`:
+        for whom; see `Run`.
 
         What is wrong with the request is answered as a problem: an endpoint of the host has
-        nothing to catch. The header `Tailrace-Run` names the run, for coming back to it.
+        nothing to catch. The header `Tailrace-Run` names the run, for coming back to it, and so
+        does each id: an address may have another run later, and who comes back from this one then
+        gets the whole of that.
         """
         try:
-            return RunStream(self.hub, run, _telling(run, request), headers={RUN_HEADER: run})
+            if who is not None:
+                who.check(WATCH)
+            return _Answer(self, run, _telling(run, request), who and who.sees)
         except TailraceError as error:
             return problems.response(error)
+
+
+class _Answer(RunStream):
+    """A run's stream in an endpoint of the host, where there may be another one tomorrow."""
+
+    def __init__(self, runs: Tailrace, run: str, telling: Telling, principal: str | None) -> None:
+        super().__init__(runs.hub, run, telling, headers={RUN_HEADER: run})
+        self._runs = runs
+        self._principal = principal
+
+    def named(self, cursor: Cursor) -> str:
+        """The run, and the cursor."""
+        return f"{self._run}:{cursor}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if self._principal is not None:
+            try:
+                await self._runs.watchable(self._run, self._principal)
+            except (RunUnknown, LogError) as error:
+                await problems.response(error)(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 class _Mcp(McpFace):
@@ -225,7 +281,8 @@ class _Mcp(McpFace):
 
 
 def _telling(run: str, request: Request) -> Telling:
-    wish = asked(request.headers, request.query_params, offered=("events", "ndjson"), run=run)
+    offered = ("events", "ndjson")
+    wish = asked(request.headers, request.query_params, offered=offered, run=run, changes=True)
     if wish.projection is None or wish.speed is not None:
         raise FormatUnknown(
             "This response streams a run live; it is no page and has no speed.",
@@ -234,5 +291,8 @@ def _telling(run: str, request: Request) -> Telling:
     # What a POST answers with was not there before: whatever id the client sends, it is that of
     # another run.
     cursor = wish.cursor if request.method in ("GET", "HEAD") else Cursor(0, 0)
+    told = wish.projection
+    if isinstance(told, ServerSent):
+        told = Named(told)
     # Ticks tell how long this watcher has waited: usually it started the run as well.
-    return Telling(cursor, Manner(wish.projection, wish.types, wish.tick, time.time()))
+    return Telling(cursor, Manner(told, wish.types, wish.tick, time.time()))

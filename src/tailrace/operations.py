@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, SchemaError
 
 from tailrace.errors import BodyTooLarge, InputInvalid
+from tailrace.protocol.access import RUN, Access
 from tailrace.protocol.events import MAX_EVENT_BYTES, loads
 from tailrace.runners.contract import Sink
 from tailrace.runners.function import Kind, kind
@@ -44,7 +45,8 @@ _MAX_STRAY: Final = 20
 # To list more takes longer than to find them.
 _MAX_LISTED: Final = 5000
 
-Starter = Callable[["Operation[Any, Any]", Mapping[str, Any]], Awaitable[Handle]]
+Starter = Callable[..., Awaitable[Handle]]
+"""Called with the operation, its input and, where the run is somebody's, their name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +133,25 @@ class Operation(Generic[Params, Handle]):
         return self.function(*args, **kwargs)
 
     async def start(self, *args: Params.args, **kwargs: Params.kwargs) -> Handle:
-        """Start a run with these arguments. Raises InputInvalid."""
+        """Start a run with these arguments. It is `local`'s: see `by`. Raises InputInvalid."""
+        return await self._starter(self, self._given(args, kwargs))
+
+    def by(self, who: str | Access) -> Owned[Params, Handle]:
+        """The same for somebody, a principal or what `runs.asker(request)` found:
+        `await crunch.by(user).start(rows=5)`. The run is theirs.
+        """
+        return Owned(self._start_by, Access.of(who) if isinstance(who, str) else who)
+
+    async def _start_by(
+        self, principal: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Handle:
+        return await self._starter(self, self._given(args, kwargs), principal)
+
+    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._is_as_given:
             if args:
                 raise self._refusal([{"where": "input", "what": "It is given by name"}])
-            return await self._starter(self, kwargs)
+            return kwargs
         try:
             given = self._without_context().bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -143,7 +159,7 @@ class Operation(Generic[Params, Handle]):
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 given |= given.pop(parameter.name, {})
-        return await self._starter(self, given)
+        return given
 
     def check(self, given: Mapping[str, Any]) -> bytes:
         """The input as JSON, with defaults filled in. Raises InputInvalid, BodyTooLarge."""
@@ -232,6 +248,21 @@ class Operation(Generic[Params, Handle]):
             fix=f"GET /operations shows the schema of {self.name}.",
             errors=found,
         )
+
+
+class Owned(Generic[Params, Handle]):
+    """An operation whose runs are somebody's; see `Operation.by`."""
+
+    def __init__(self, start: Callable[..., Awaitable[Handle]], who: Access) -> None:
+        self._start = start
+        self._who = who
+
+    async def start(self, *args: Params.args, **kwargs: Params.kwargs) -> Handle:
+        """Start a run that is theirs, with these arguments. Raises InputInvalid, and ScopeMissing
+        where they may not start runs.
+        """
+        self._who.check(RUN)
+        return await self._start(self._who.principal, args, kwargs)
 
 
 def _within(function: Callable[..., Any]) -> Callable[..., Any]:

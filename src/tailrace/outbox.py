@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -106,6 +108,7 @@ class Outbox:
         self._kept = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._failures = 0
+        _ALL.add(self)
 
     @property
     def is_high(self) -> bool:
@@ -165,7 +168,7 @@ class Outbox:
             await self._until(lambda: not self.is_high)
 
     async def _until(self, reached: Callable[[], bool]) -> None:
-        if self.is_foreign_thread:
+        if self.is_foreign_thread and self._error is None:
             # A loop of the work's own, in its own thread: `asyncio.run` in a plain function.
             there = asyncio.run_coroutine_threadsafe(self._until(reached), self._loop)
             await asyncio.wrap_future(there)
@@ -203,6 +206,18 @@ class Outbox:
             self._changed.notify_all()
         self._hurry()
         self._let_go()
+
+    def forked(self) -> None:
+        """Take nothing in the process that was forked from the one that made it."""
+        # The loop has stayed there, and to wake it would be to write to the other process's
+        # socket. So have the threads, maybe with the lock.
+        self._changed = threading.Condition(threading.Lock())
+        self._is_shut = True
+        self._error = TailraceError(
+            f"This process was forked from the one that does the work of {self._run}.",
+            fix="Tell it in the process that does it: return what there is to tell.",
+        )
+        self._pending, self._waiting = [], []
 
     # --- towards the log, on the loop ------------------------------------------------
 
@@ -294,3 +309,15 @@ class Outbox:
         for change in waiting:
             if not change.done():
                 change.set_result(None)
+
+
+_ALL: Final[weakref.WeakSet[Outbox]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for outbox in tuple(_ALL):
+        outbox.forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)

@@ -44,6 +44,11 @@ class Operations:
         try:
             return self._known[name]
         except KeyError:
+            if name.endswith("()"):
+                raise OperationUnknown(
+                    f"{name[:80]!r} was made of a generator, and cannot be run again.",
+                    fix="Ask the endpoint that made it once more.",
+                ) from None
             near = difflib.get_close_matches(name, self._known, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise OperationUnknown(

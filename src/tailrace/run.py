@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tailrace import time
 from tailrace.errors import LogClosed, RunFailed, TailraceError
@@ -13,6 +13,7 @@ from tailrace.outbox import Outbox
 from tailrace.outlet import End
 from tailrace.projections import stream
 from tailrace.protocol import events
+from tailrace.protocol.access import CANCEL, RUN, WATCH, Access
 from tailrace.protocol.cursor import LATEST, Cursor, parse
 from tailrace.protocol.events import Event, emitted
 from tailrace.protocol.lifecycle import State
@@ -20,6 +21,9 @@ from tailrace.protocol.runs import RunRecord, snapshot
 from tailrace.protocol.sse import Decoder
 from tailrace.runners.contract import AMBIENT
 from tailrace.voice import Voice, joined
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
 
 Ears = Callable[[Collection[str], int], Awaitable[Event]]
 """Answers the first event of one of the types after a number, once it is there."""
@@ -101,25 +105,37 @@ class Host(Protocol):
     def hub(self) -> Hub:
         """Live fan-out."""
 
-    async def record(self, run: str) -> RunRecord:
-        """The snapshot. Raises RunUnknown."""
+    async def record(self, run: str, principal: str | None = None) -> RunRecord:
+        """The snapshot. Raises RunUnknown, also for a run of another principal."""
 
-    async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
+    async def cancel(
+        self, run: str, reason: str = "requested", principal: str | None = None
+    ) -> RunRecord:
         """Ask the run to stop."""
 
-    async def rerun(self, run: str) -> RunRecord:
-        """Start another run like it."""
+    async def rerun(
+        self, run: str, principal: str | None = None, owner: str | None = None
+    ) -> RunRecord:
+        """Start another run like it, for `owner`."""
 
-    def respond(self, run: str, request: Any) -> Any:
+    async def forget(self, run: str, principal: str | None = None) -> None:
+        """Delete the run."""
+
+    def respond(self, run: str, request: Any, who: Access | None = None) -> Response:
         """An HTTP response that streams the run."""
 
 
 class Run:
-    """A run that was started: watch it, wait for it, cancel it, run it again, answer with it."""
+    """A run that was started: watch it, wait for it, cancel it, run it again, answer with it.
 
-    def __init__(self, id: str, host: Host) -> None:
+    `who`: for whom it is handled. Then all of it raises RunUnknown for a run of somebody else, and
+    ScopeMissing for what they may not; without it nobody is asked.
+    """
+
+    def __init__(self, id: str, host: Host, who: str | Access | None = None) -> None:
         self.id = id
         self._host = host
+        self._who = Access.of(who) if isinstance(who, str) else who
 
     def __repr__(self) -> str:
         """`Run('run_…')`."""
@@ -127,7 +143,7 @@ class Run:
 
     async def record(self) -> RunRecord:
         """Its snapshot. Raises RunUnknown."""
-        return await self._host.record(self.id)
+        return await self._host.record(self.id, self._sees(WATCH))
 
     async def snapshot(self) -> dict[str, Any]:
         """Its snapshot in JSON's own types, as `GET /runs/{id}` answers it."""
@@ -135,15 +151,22 @@ class Run:
 
     async def cancel(self, reason: str = "requested") -> RunRecord:
         """Ask it to stop; it ends within its grace and a second."""
-        return await self._host.cancel(self.id, reason)
+        return await self._host.cancel(self.id, reason, self._sees(CANCEL))
 
     async def rerun(self) -> Run:
-        """Start another run with the same operation, input, timeout, abandon_after and thread.
+        """Start another run with the same operation, input, timeout, abandon_after and thread. It
+        belongs to whom this is handled for, else to this one's principal.
 
         Raises RunUnknown, OperationUnknown, ThreadBusy, and InputInvalid where the operation
         takes other input by now.
         """
-        return Run((await self._host.rerun(self.id)).id, self._host)
+        owner = self._who and self._who.principal
+        record = await self._host.rerun(self.id, self._sees(RUN), owner)
+        return Run(record.id, self._host, self._who)
+
+    async def forget(self) -> None:
+        """Delete it and its events, once it has ended. Raises RunUnknown, RunActive."""
+        await self._host.forget(self.id, self._sees(CANCEL))
 
     async def events(self, after: int | str = 0) -> AsyncIterator[Event]:
         """Its events after a cursor (`"latest"`: from now on), history first, then live, up to
@@ -154,6 +177,8 @@ class Run:
         before the end.
         """
         cursor: Cursor | str = LATEST if after == LATEST else parse(str(after))
+        if self._who is not None:
+            await self.record()
         decoder = Decoder()
         async with self._host.hub.subscribe(self.id, cursor, stream("events")) as (reader, _):
             chunks = aiter(reader)
@@ -186,9 +211,18 @@ class Run:
             )
         return events.loads(record.result)
 
-    def response(self, request: Any) -> Any:
-        """An HTTP response that streams this run; the client may leave and come back."""
-        return self._host.respond(self.id, request)
+    def response(self, request: Any) -> Response:
+        """An HTTP response that streams this run; the client may leave and come back. Whatever is
+        wrong is answered by it, as a problem: nothing is raised.
+        """
+        return self._host.respond(self.id, request, self._who)
+
+    def _sees(self, scope: str) -> str | None:
+        """Whose runs there are for this handle, if they may do such a thing; None: everybody's."""
+        if self._who is None:
+            return None
+        self._who.check(scope)
+        return self._who.sees
 
     async def _last(self) -> int:
         record = await self.record()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel
 
 from tailrace import (
+    Access,
     AsyncClient,
     Client,
     Event,
@@ -74,6 +75,22 @@ async def words() -> AsyncIterator[ServerSentEvent]:
 async def start(request: Request, rows: int) -> Response:
     run = await crunch.start(rows=rows)
     assert_type(run, Run)
+    return run.response(request)
+
+
+User = Annotated[Access, Depends(runs.asker)]
+
+
+@app.post("/reports/mine")
+async def start_mine(user: User, rows: int) -> str:
+    run = await crunch.by(user).start(rows=rows)
+    assert_type(run, Run)
+    return run.id
+
+
+@app.get("/reports/{id}")
+async def watch_mine(request: Request, user: User, id: str) -> Response:
+    run = runs.run(id, user)
     answer: Response = run.response(request)
     return answer
 

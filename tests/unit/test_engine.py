@@ -1082,3 +1082,29 @@ def test_without_secrets_the_log_is_as_it_was() -> None:
     log = MemoryLog()
     assert Engine(log).log is log
     assert not Engine(log).masks
+
+
+async def test_a_run_is_whose_it_was_started_for(engine: Engine) -> None:
+    operation = engine.operation(crunch)
+    run = await operation.by("ada").start(rows=2)
+    assert (await run.record()).principal == "ada"
+    assert await soon(run.result()) == 2
+    assert await soon(engine.run(run.id, "ada").result()) == 2
+    theirs = engine.run(run.id, "bob")
+    refused: list[Awaitable[Any]] = [
+        engine.cancel(run.id, principal="bob"),
+        engine.forget(run.id, "bob"),
+        theirs.rerun(),
+        theirs.forget(),
+    ]
+    for asked in refused:
+        with pytest.raises(RunUnknown):
+            await asked
+    assert await engine.newest("t", "ada") is None
+    await engine.submit("crunch", {}, principal="ada", thread="t")
+    newest = await engine.newest("t", "ada")
+    assert newest is not None
+    assert (await soon(newest.wait())).principal == "ada"
+    await engine.run(run.id, "ada").forget()
+    with pytest.raises(RunUnknown):
+        await run.record()

@@ -1,25 +1,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
-from tailrace.errors import Unauthorized
+from tailrace.errors import OperationUnknown, TailraceError, Unauthorized
 from tailrace.eventlog.memory import MemoryLog
 from tailrace.facade import Tailrace
 from tailrace.http.limits import Limits
 from tailrace.http.stream import RunStream
 from tailrace.operations import Operation
+from tailrace.protocol.access import LOCAL, Access
 from tailrace.protocol.lifecycle import State
 from tailrace.protocol.runs import RunQuery
 from tailrace.protocol.sse import Decoder
 from tailrace.run import Run, RunContext
-from tests.visitor import Visitor
+from tests.visitor import Visit, Visitor
 from tests.waiting import soon
 
 pytestmark = pytest.mark.anyio
@@ -45,11 +46,11 @@ def host(runs: Tailrace) -> FastAPI:
     @app.post("/reports")
     async def report(request: Request, rows: int) -> Response:
         run = await operation.start(rows=rows)
-        return run.response(request)  # type: ignore[no-any-return]
+        return run.response(request)
 
     @app.get("/reports/{run}")
     async def again(request: Request, run: str) -> Response:
-        return runs.run(run).response(request)  # type: ignore[no-any-return]
+        return runs.run(run).response(request)
 
     return app
 
@@ -94,11 +95,16 @@ async def test_a_response_streams_the_run(runs: Tailrace) -> None:
     assert [event.event for event in first.events] == ["start", "log", "log", "complete"]
     (record,) = await runs.find(RunQuery())
     target = f"/reports/{record.id}"
-    back = await visitor.get(target, {"Last-Event-ID": "2"})
-    assert back.ids == [3, 4]
+    for last in ("2", f"{record.id}:2"):
+        back = await visitor.get(target, {"Last-Event-ID": last})
+        assert [event.id for event in back.events] == [f"{record.id}:3", f"{record.id}:4"]
+        assert back.headers["last-event-id"] == f"{record.id}:2"
     filtered = await visitor.get(f"{target}?types=log&format=text")
     assert [event.data for event in filtered.events][:2] == ["[info] 0", "[info] 1"]
-    assert (await visitor.get(target, {"Last-Event-ID": "4"})).status == 204
+    for last in ("4", f"{record.id}:4"):
+        assert (await visitor.get(target, {"Last-Event-ID": last})).status == 204
+    lines = await visitor.get(f"{target}?format=ndjson&types=complete")
+    assert b'{"id":"4"' in lines.body
 
 
 async def test_a_response_is_told_live_and_the_client_may_leave(runs: Tailrace) -> None:
@@ -114,7 +120,7 @@ async def test_a_response_is_told_live_and_the_client_may_leave(runs: Tailrace) 
 
     @app.get("/slow")
     async def begin(request: Request) -> Response:
-        return (await slow.start()).response(request)  # type: ignore[no-any-return]
+        return (await slow.start()).response(request)
 
     async with Visitor(app).visit("GET", "/slow") as visit:
         await visit.told(b'"message":"one"')
@@ -175,6 +181,121 @@ async def test_a_response_is_a_stream(runs: Tailrace) -> None:
     assert isinstance(response, RunStream)
     visit = await Visitor(response).get("/")
     assert [event.event for event in Decoder().feed(visit.body)] == ["message"] * 5
+
+
+async def test_an_address_whose_run_changes(runs: Tailrace) -> None:
+    """An id of the run that was there before says nothing of the one that is there now."""
+    operation = runs.operation(crunch)
+    app = FastAPI()
+
+    @app.get("/newest")
+    async def newest(request: Request) -> Response:
+        found = await runs.newest("t")
+        assert found is not None
+        return found.response(request)
+
+    async def begin(rows: int) -> str:
+        record, _ = await runs.submit(operation, {"rows": rows}, thread="t")
+        await soon(runs.run(record.id).wait())
+        return record.id
+
+    visitor = Visitor(app)
+    before = await begin(10)
+    cut = (await visitor.get("/newest")).events[5]
+    assert cut.id == f"{before}:6"
+    now = await begin(8)
+    for sent, target in (
+        ({"last-event-id": cut.id}, "/newest"),
+        ({}, f"/newest?after={cut.id}"),
+        ({"last-event-id": f"{before}:12"}, f"/newest?after={before}:6"),
+    ):
+        whole = await visitor.get(target, sent)
+        assert [event.id for event in whole.events] == [f"{now}:{at}" for at in range(1, 11)]
+        assert whole.headers["last-event-id"] == f"{now}:0"
+    rest = await visitor.get(f"/newest?after={cut.id}", {"last-event-id": f"{now}:9"})
+    assert [event.id for event in rest.events] == [f"{now}:10"]
+    for odd in ("elsewhere:3", f"{before}:x"):
+        assert (await visitor.get("/newest", {"last-event-id": odd})).status == 400
+
+
+# --- whose runs ----------------------------------------------------------------------------
+
+
+def whoever(request: Request) -> str | Access:
+    name = request.headers.get("x-user")
+    if name is None:
+        raise Unauthorized("Who is it?")
+    name, _, scopes = name.partition(" ")
+    return Access.of(name, scopes.split()) if scopes else name
+
+
+async def whoever_later(request: Request) -> str | Access:
+    await asyncio.sleep(0)
+    return whoever(request)
+
+
+def owned(runs: Tailrace) -> FastAPI:
+    """Somebody's app in which everybody has their own."""
+    app = FastAPI()
+    app.add_exception_handler(TailraceError, runs.problem)
+    operation = runs.operation(crunch)
+    asker = Depends(runs.asker)
+
+    @app.post("/mine")
+    async def start(rows: int = 3, user: Access = asker) -> str:
+        return (await operation.by(user).start(rows=rows)).id
+
+    @app.get("/mine/{run}")
+    async def watch(request: Request, run: str, user: Access = asker) -> Response:
+        return runs.run(run, user).response(request)
+
+    @app.post("/mine/{run}/cancel")
+    async def cancel(run: str, user: Access = asker) -> str:
+        return (await runs.run(run, user).cancel()).state
+
+    @app.delete("/mine/{run}")
+    async def forget(run: str, user: Access = asker) -> None:
+        await runs.run(run, user).forget()
+
+    return app
+
+
+@pytest.mark.parametrize("principal", [whoever, whoever_later])
+async def test_endpoints_in_which_everybody_has_their_own(
+    principal: Callable[[Request], Any],
+) -> None:
+    async with Tailrace("memory:", principal=principal) as runs:
+        visitor = Visitor(owned(runs))
+
+        async def ask(method: str, target: str, who: str | None = None) -> Visit:
+            return await visitor.ask(method, target, {} if who is None else {"x-user": who})
+
+        run = (await ask("POST", "/mine", "ada")).json
+        assert (await runs.record(run)).principal == "ada"
+        assert len((await ask("GET", f"/mine/{run}", "ada")).events) == 5
+        assert (await ask("POST", f"/mine/{run}/cancel", "ada")).json == "completed"
+        for method, target in (
+            ("GET", f"/mine/{run}"),
+            ("POST", f"/mine/{run}/cancel"),
+            ("DELETE", f"/mine/{run}"),
+            ("GET", "/mine/run_x"),
+        ):
+            refused = await ask(method, target, "bob")
+            assert (refused.status, refused.json["code"]) == (404, "run-unknown")
+            assert (await ask(method, target)).status == 401
+        assert (await ask("POST", "/mine", "ada watch")).status == 403
+        assert (await ask("GET", f"/mine/{run}", "ada cancel")).status == 403
+        assert (await ask("DELETE", f"/mine/{run}", "ada watch")).status == 403
+        assert (await ask("GET", f"/mine/{run}", "eve admin")).status == 200
+        assert (await ask("DELETE", f"/mine/{run}", "ada")).status == 200
+        assert (await ask("GET", f"/mine/{run}", "ada")).status == 404
+
+
+async def test_where_nobody_is_told_apart(runs: Tailrace) -> None:
+    visitor = Visitor(owned(runs))
+    run = (await visitor.post("/mine")).json
+    assert (await runs.record(run)).principal == LOCAL
+    assert (await visitor.get(f"/mine/{run}")).status == 200
 
 
 # --- a run by one request ------------------------------------------------------------------
@@ -264,8 +385,8 @@ async def test_a_generator_becomes_a_run(tmp_path: Path) -> None:
         assert [event.data for event in rest.events] == ["1", "2", "done"]
         assert begun == ["count"]
         record = await runs.record(run)
-        assert (record.operation, record.state) == ("count", State.COMPLETED)
-        assert runs.operations.find("count") is None
+        assert (record.operation, record.state) == ("count()", State.COMPLETED)
+        assert runs.operations.find("count()") is None
         assert (await visitor.get("/count", {"last-event-id": f"{run}:6"})).status == 204
         # One in a thread, which fails: what it yielded is told before that.
         failed = await visitor.get("/plain")
@@ -275,3 +396,33 @@ async def test_a_generator_becomes_a_run(tmp_path: Path) -> None:
         assert (await visitor.get("/plain?format=nonsense")).status == 406
         shown = await visitor.get("/count?format=typed")
         assert [event.event for event in shown.events] == ["message"] * 6
+
+
+async def test_a_run_of_a_generator_is_no_run_of_an_operation_of_that_name(tmp_path: Path) -> None:
+    runs = Tailrace(tmp_path / "x.db")
+
+    async def count() -> AsyncIterator[int]:
+        yield 1
+
+    @runs.operation(name="count")
+    async def other() -> int:
+        return 2
+
+    app = FastAPI(lifespan=runs.lifespan)
+
+    @app.get("/count")
+    async def counting(request: Request) -> Response:
+        return await runs.stream(count(), request)
+
+    @app.get("/mistaken")
+    async def mistaken(request: Request) -> Response:
+        return await runs.stream(count, request)  # type: ignore[arg-type]
+
+    async with runs:
+        answer = await Visitor(app).get("/count")
+        run = runs.run(answer.headers["tailrace-run"])
+        with pytest.raises(OperationUnknown, match=r"count\(\)"):
+            await run.rerun()
+        with pytest.raises(TypeError, match="call it"):
+            await Visitor(app).get("/mistaken")
+        assert len(await runs.find(RunQuery())) == 1

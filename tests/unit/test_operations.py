@@ -14,8 +14,9 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
-from tailrace.errors import BodyTooLarge, InputInvalid
+from tailrace.errors import BodyTooLarge, InputInvalid, ScopeMissing
 from tailrace.operations import MAX_INPUT_BYTES, Operation, Traits
+from tailrace.protocol.access import Access
 from tailrace.protocol.events import loads
 from tailrace.run import RunContext
 from tailrace.runners.contract import Sink
@@ -639,3 +640,30 @@ def test_what_is_no_json_is_refused_there_too() -> None:
 def test_a_call_may_be_left(detach: bool) -> None:
     assert made(plain, detach=detach).detach is detach
     assert made(plain).detach is False
+
+
+# --- for somebody ----------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_run_may_be_somebody_s() -> None:
+    started: list[tuple[Any, ...]] = []
+
+    async def start(operation: Operation[Any, Any], given: Mapping[str, Any], *who: str) -> str:
+        started.append((operation, dict(given), *who))
+        return "run"
+
+    operation: Made = Operation(coroutine, start)
+    assert await operation.start(1) == "run"
+    assert await operation.by("ada").start(2) == "run"
+    assert await operation.by(Access.of("bob", ["run"])).start(rows=3) == "run"
+    assert started == [
+        (operation, {"rows": 1}),
+        (operation, {"rows": 2}, "ada"),
+        (operation, {"rows": 3}, "bob"),
+    ]
+    with pytest.raises(ScopeMissing):
+        await operation.by(Access.of("bob", ["watch"])).start(rows=3)
+    with pytest.raises(InputInvalid):
+        await operation.by("ada").start(lines=3)
+    assert len(started) == 3

@@ -123,3 +123,11 @@ def test_a_run_may_be_lent_what_has_no_name_here() -> None:
     assert known.take("run_a", "plain") is named, "it is lent once"
     assert known.take("run_b", "plain") is named
     assert known.take("run_c", "nothing") is None
+
+
+def test_what_was_made_of_a_generator_is_not_had_again() -> None:
+    known = Operations()
+    known.add(made(plain, name="count"))
+    with pytest.raises(OperationUnknown, match="made of a generator") as unknown:
+        known.get("count()")
+    assert unknown.value.fix == "Ask the endpoint that made it once more."

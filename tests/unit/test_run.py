@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import threading
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from tailrace.errors import (
     BufferFull,
@@ -20,6 +22,7 @@ from tailrace.errors import (
     RunEnded,
     RunFailed,
     RunUnknown,
+    ScopeMissing,
     TailraceError,
 )
 from tailrace.eventlog.contract import Append
@@ -28,6 +31,7 @@ from tailrace.eventlog.retention import Retention
 from tailrace.hub import Hub
 from tailrace.outbox import LIMIT_BYTES, Outbox
 from tailrace.outcome import Outcome, failure, settle
+from tailrace.protocol.access import SCOPES, Access
 from tailrace.protocol.events import CONTROL_TYPES, MAX_EVENT_BYTES, TERMINAL_TYPES, Event
 from tailrace.protocol.lifecycle import Signal, State
 from tailrace.protocol.runs import RunRecord
@@ -239,6 +243,9 @@ async def test_a_coroutine_waits_while_too_much_is_pending(
 # --- from outside ----------------------------------------------------------------------
 
 
+RESPONSE = Response()
+
+
 @dataclasses.dataclass
 class Outside:
     """A host as a run's handle needs it."""
@@ -247,23 +254,33 @@ class Outside:
     hub: Hub
     responded: list[Any] = dataclasses.field(default_factory=list)
 
-    async def record(self, run: str) -> RunRecord:
+    async def record(self, run: str, principal: str | None = None) -> RunRecord:
         found = await self.log.get(run)
-        if found is None:
+        if found is None or principal not in (None, found.principal):
             raise RunUnknown(run)
         return found
 
-    async def cancel(self, run: str, reason: str = "requested") -> RunRecord:
-        await settle(self.log, await self.record(run), Outcome(Signal.CANCEL, reason=reason))
+    async def cancel(
+        self, run: str, reason: str = "requested", principal: str | None = None
+    ) -> RunRecord:
+        record = await self.record(run, principal)
+        await settle(self.log, record, Outcome(Signal.CANCEL, reason=reason))
         return await self.record(run)
 
-    async def rerun(self, run: str) -> RunRecord:
-        old = await self.record(run)
-        return await self.log.create(new_run(operation=old.operation, input=old.input))
+    async def rerun(
+        self, run: str, principal: str | None = None, owner: str | None = None
+    ) -> RunRecord:
+        old = await self.record(run, principal)
+        whose = owner or old.principal
+        new = new_run(operation=old.operation, input=old.input, principal=whose)
+        return await self.log.create(new)
 
-    def respond(self, run: str, request: Any) -> Any:
-        self.responded.append((run, request))
-        return "response"
+    async def forget(self, run: str, principal: str | None = None) -> None:
+        await self.log.forget((await self.record(run, principal)).id)
+
+    def respond(self, run: str, request: Any, who: Access | None = None) -> Response:
+        self.responded.append((run, request, who))
+        return RESPONSE
 
     async def run(self, count: int = 0, **given: Any) -> Run:
         run = Run(await started(self.log, **given), self)
@@ -356,7 +373,7 @@ async def test_what_is_no_longer_kept_is_told() -> None:
 
 async def test_an_unknown_run(host: Outside) -> None:
     run = Run(new_run().id, host)
-    for ask in (run.record, run.wait, run.result, run.cancel):
+    for ask in (run.record, run.wait, run.result, run.cancel, run.rerun, run.forget):
         with pytest.raises(RunUnknown):
             await ask()
     with pytest.raises(RunUnknown):
@@ -432,8 +449,9 @@ async def test_who_stops_watching_leaves(host: Outside) -> None:
 
 async def test_a_response_is_the_host_s(host: Outside) -> None:
     run = Run("run_a", host)
-    assert run.response("request") == "response"
-    assert host.responded == [("run_a", "request")]
+    assert run.response("request") is RESPONSE
+    assert Run("run_a", host, "ada").response("request") is RESPONSE
+    assert host.responded == [("run_a", "request", None), ("run_a", "request", Access.of("ada"))]
     assert repr(run) == "Run('run_a')"
 
 
@@ -445,3 +463,55 @@ async def test_the_same_again(host: Outside) -> None:
     assert (record.operation, record.input, record.state) == ("train", b'{"rows":3}', State.QUEUED)
     with pytest.raises(RunUnknown):
         await Run(new_run().id, host).rerun()
+
+
+# --- for somebody ----------------------------------------------------------------------
+
+
+def verbs(run: Run) -> dict[str, list[Callable[[], Coroutine[Any, Any, Any]]]]:
+    """All that a handle does, but answering, which is the host's; and which scope it needs."""
+    return {
+        "watch": [run.record, run.snapshot, run.wait, run.result, lambda: seen(run)],
+        "run": [run.rerun],
+        "cancel": [run.cancel, run.forget],
+    }
+
+
+async def test_a_run_of_somebody_else_is_none(host: Outside) -> None:
+    run = await host.run(2, principal="ada")
+    for whose in ("bob", Access.of("bob")):
+        for verb in itertools.chain(*verbs(Run(run.id, host, whose)).values()):
+            with pytest.raises(RunUnknown):
+                await soon(verb())
+    assert [event.type for event in await kept(host.log, run.id)] == ["log", "log"]
+    assert (await Run(run.id, host, Access.of("bob", SCOPES)).record()).principal == "ada"
+
+
+async def test_what_one_s_own_run_does(host: Outside) -> None:
+    run = Run((await host.run(2, principal="ada")).id, host, "ada")
+    again = await run.rerun()
+    assert (await again.record()).principal == "ada"
+    assert (await run.cancel()).state is State.CANCELLING
+    await host.end(run, DONE)
+    assert len(await soon(seen(run))) == 4
+    assert (await soon(run.wait())).state is State.CANCELLED
+    await run.forget()
+    with pytest.raises(RunUnknown):
+        await run.record()
+
+
+async def test_whoever_may_all_has_what_they_start(host: Outside) -> None:
+    run = await host.run(principal="ada")
+    again = await Run(run.id, host, Access.of("eve", SCOPES)).rerun()
+    assert (await again.record()).principal == "eve"
+    assert (await (await run.rerun()).record()).principal == "ada"
+
+
+@pytest.mark.parametrize("scope", ["watch", "run", "cancel"])
+async def test_a_handle_does_what_they_may(host: Outside, scope: str) -> None:
+    run = await host.run(1, principal="ada")
+    others = [other for other in SCOPES[:-1] if other != scope]
+    for verb in verbs(Run(run.id, host, Access.of("ada", others)))[scope]:
+        with pytest.raises(ScopeMissing):
+            await soon(verb())
+    assert len(await kept(host.log, run.id)) == 1

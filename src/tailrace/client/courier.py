@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import secrets
 import ssl
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Final
@@ -19,8 +22,9 @@ import httpx2
 from tailrace.client.reconnect import SILENCE_SECONDS
 from tailrace.client.requests import Server
 from tailrace.client.sender import Sender
-from tailrace.errors import BufferFull, ServerUnreachable, TailraceError
+from tailrace.errors import BufferFull, RunEnded, ServerUnreachable, TailraceError
 from tailrace.protocol.events import Draft
+from tailrace.protocol.lifecycle import State
 
 __all__ = ["Courier"]
 
@@ -31,9 +35,25 @@ _CHANCE: Final = secrets.SystemRandom().random
 
 logger = logging.getLogger("tailrace.client")
 
+_CARRIES: Final = contextvars.ContextVar("tailrace_carries", default=False)
+"""Whether what is said here is about the sending itself."""
+
+
+def _is_of_work(record: logging.LogRecord) -> bool:
+    # Whoever listens to logs may hold a lock while it waits for room among the events, and only
+    # the courier's thread makes room. What listens and emits would have it send for ever, too.
+    del record
+    return not _CARRIES.get()
+
+
+# A filter of a logger, unlike one of what listens to it, comes before every lock.
+for _part in ("", ".connection", ".http11", ".http2", ".proxy", ".socks"):
+    logging.getLogger(f"httpcore2{_part}" if _part else "httpx2").addFilter(_is_of_work)
+
 
 class Courier:
-    """The way of one producer's events to a run's server. All of it may be used from any thread.
+    """The way of one producer's events to a run's server. All of it may be used from any thread,
+    after `begin`, and in the process that made it.
 
     `http` is sent with, and left open; by default a client is made. `stopped` is called once, in
     the courier's thread, when the run is asked to stop or over.
@@ -52,30 +72,62 @@ class Courier:
         self._sender = sender
         self._stopped: Callable[[], None] | None = stopped
         self._http = http
+        self._alone()
+        self._is_begun = self._is_forked = self._is_over = False
+        self._is_fit = False
+        """Whether it is begun, and not in a forked process."""
+        # Nothing of the work's context: it has a run, which must not hear of its own sending.
+        self._thread = threading.Thread(
+            target=contextvars.Context().run,
+            args=(self._carry,),
+            name=f"tailrace-attach-{run}",
+            daemon=True,
+        )
+        self._speaker: threading.Thread | None = None
+        _ALL.add(self)
+
+    def _alone(self) -> None:
+        """Have nobody who waits."""
         self._lock = threading.Lock()
         # Something for the thread to do, and something done by it.
         self._more = threading.Condition(self._lock)
         self._changed = threading.Condition(self._lock)
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._is_over = False
-        self._pid = os.getpid()
-        self._thread = threading.Thread(
-            target=self._carry, name=f"tailrace-attach-{run}", daemon=True
-        )
 
     def begin(self) -> None:
-        """Start the thread."""
+        """Start the thread. Raises TailraceError the second time, and in a forked process."""
+        if self._is_forked:
+            raise self._unfit()
+        with self._lock:
+            if self._is_begun:
+                raise TailraceError(
+                    f"This attachment to {self._run} has had its block.",
+                    fix="Call attach(…) again: each `with` takes one of its own.",
+                )
+            self._is_begun = self._is_fit = True
         self._thread.start()
+
+    def forked(self) -> None:
+        """Be of no use in the process that was forked from the one that made it."""
+        # Its thread has stayed there, maybe with the lock, and so have those who wait: to wake
+        # their loops would be to write to the other process's sockets. And a producer's name is
+        # for one of the two: what both number from 1 is told of one of them only.
+        self._alone()
+        self._is_forked = True
+        self._is_fit = False
 
     def put(self, draft: Draft, *, may_wait: bool) -> None:
         """Take an event. While there is no room it blocks, or raises BufferFull unless it
-        `may_wait`. Raises the error that ended the sending.
+        `may_wait`. What is said of the sending itself is dropped. Raises what `Sender.put` does.
         """
-        self._check_home()
+        if not self._is_fit:
+            raise self._unfit()
+        if _CARRIES.get():
+            return
         sender = self._sender
         with self._lock:
             while sender.is_full and sender.error is None:
-                if not may_wait or threading.current_thread() is self._thread:
+                if not may_wait:
                     raise BufferFull(
                         f"{sender.held:,} events of {self._run} are waiting to be kept.",
                         fix="Await run.ebb() now and then, so that the server can catch up.",
@@ -88,9 +140,11 @@ class Courier:
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything put so far is kept, `timeout` seconds at most.
 
-        Raises ServerUnreachable if that is not enough, and the error that ended the sending.
+        Raises ServerUnreachable if that is not enough, and the error that ended the sending; but
+        nothing where the run was cancelled, which takes no more.
         """
-        self._check_home()
+        if not self._is_fit:
+            raise self._unfit()
         with self._lock:
             mark = self._hurry()
             if not self._changed.wait_for(lambda: self._is_done(mark), timeout):
@@ -99,7 +153,8 @@ class Courier:
 
     async def drain(self, timeout: float | None = None) -> None:
         """`flush`, for coroutines."""
-        self._check_home()
+        if not self._is_fit:
+            raise self._unfit()
         with self._lock:
             mark = self._hurry()
         try:
@@ -112,12 +167,12 @@ class Courier:
     async def ebb(self) -> None:
         """Wait only while much is held."""
         sender = self._sender
-        if sender.is_high:
+        if sender.is_high and self._is_fit:
             await self._until(lambda: not sender.is_high or sender.error is not None)
 
     def close(self) -> None:
         """Send nothing more."""
-        if os.getpid() != self._pid:
+        if not self._is_fit:
             return
         with self._lock:
             self._is_over = True
@@ -135,13 +190,16 @@ class Courier:
 
     # --- whoever waits ---------------------------------------------------------------
 
-    def _check_home(self) -> None:
-        if os.getpid() != self._pid:
-            # Threads do not survive a fork: what is put here would never be sent.
-            raise TailraceError(
+    def _unfit(self) -> TailraceError:
+        if self._is_forked:
+            return TailraceError(
                 f"This process was forked from the one that is attached to {self._run}.",
                 fix="Attach in the process that emits.",
             )
+        return TailraceError(
+            f"Nothing is sent to {self._run} yet: its block has not begun.",
+            fix="Use it in a with block: `with tailrace.attach(…) as run:`.",
+        )
 
     def _left(self) -> TailraceError:
         return TailraceError(
@@ -157,8 +215,12 @@ class Courier:
         return self._sender.kept >= mark or self._sender.error is not None
 
     def _check_sent(self, mark: int) -> None:
-        if self._sender.kept < mark and self._sender.error is not None:
-            raise self._sender.error
+        error = self._sender.error
+        if self._sender.kept >= mark or error is None:
+            return
+        # A run that was cancelled takes no more: nobody is to blame.
+        if not isinstance(error, RunEnded) or error.details.get("state") != State.CANCELLED.value:
+            raise error
 
     def _overdue(self, timeout: float | None) -> ServerUnreachable:
         trouble = self._sender.trouble
@@ -188,6 +250,7 @@ class Courier:
     # --- the thread ------------------------------------------------------------------
 
     def _carry(self) -> None:
+        _CARRIES.set(True)
         try:
             with self._client() as http:
                 while (content := self._next()) is not None:
@@ -241,13 +304,22 @@ class Courier:
         self._report()
 
     def _report(self) -> None:
-        # Not under the lock: what listens to logs may emit what it hears.
         sender = self._sender
         if sender.is_stopped and self._stopped is not None:
             self._stopped()
             self._stopped = None
         if sender.held and sender.losses % _REPORT_EVERY == 1:
-            logger.warning("%s: events wait (%d): %s", self._run, sender.held, sender.trouble)
+            self._warn("%s: events wait (%d): %s", self._run, sender.held, sender.trouble)
+
+    def _warn(self, said: str, *of: object) -> None:
+        # In a thread that may wait: what listens may be held by somebody who waits for this one.
+        if self._speaker is None or not self._speaker.is_alive():
+            context = contextvars.copy_context()
+            self._speaker = threading.Thread(
+                target=context.run, args=(logger.warning, said, *of), daemon=True
+            )
+            with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+                self._speaker.start()
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[httpx2.Client]:
@@ -268,6 +340,18 @@ def _context(*, is_secure: bool) -> ssl.SSLContext:
     # Loading the certificates costs 60 ms: once a process, for those who attach for each job;
     # and plain http has no use for them.
     return httpx2.create_ssl_context() if is_secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+_ALL: Final[weakref.WeakSet[Courier]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for courier in tuple(_ALL):
+        courier.forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _settle(change: asyncio.Future[None]) -> None:

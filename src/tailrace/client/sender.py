@@ -103,7 +103,7 @@ class Sender:
         self._patience = patience
         self._held: deque[Draft] = deque()
         self._first = 1
-        self._size = 0
+        self._size = self._dropped = 0
         self._urgent = 0
         self._most, self._room = MAX_EVENTS, MAX_BYTES
         self._flight: _Flight | None = None
@@ -124,16 +124,21 @@ class Sender:
     # --- what is held ----------------------------------------------------------------
 
     def put(self, draft: Draft) -> None:
-        """Hold an event. Raises `error`."""
+        """Hold an event. Raises `error`, except that the run is over: then it is dropped, because
+        whoever cleans up has nobody to tell it to, and nothing to mend.
+        """
         if self.error is not None:
+            if isinstance(self.error, RunEnded):
+                self._dropped += 1
+                return
             raise self.error
         self._held.append(draft)
         self._size += len(draft.data) + _AROUND + len(draft.type)
 
     @property
     def held(self) -> int:
-        """How many events are not kept yet."""
-        return len(self._held)
+        """How many events are not kept yet, or never will be."""
+        return len(self._held) + self._dropped
 
     @property
     def kept(self) -> int:
@@ -152,7 +157,7 @@ class Sender:
 
     def hurry(self) -> int:
         """Do not linger with what is held. What `kept` is when all of it is."""
-        self._urgent = self.kept + len(self._held)
+        self._urgent = self.kept + self.held
         return self._urgent
 
     # --- what is sent ----------------------------------------------------------------
@@ -227,7 +232,11 @@ class Sender:
         """Nothing more can be sent."""
         self._is_away = False
         self.error = error
-        self.is_stopped = self.is_stopped or isinstance(error, RunEnded)
+        if isinstance(error, RunEnded):
+            self.is_stopped = True
+            self._dropped += len(self._held)
+            self._held.clear()
+            self._size = 0
 
     def _took(self, body: bytes, now: float) -> None:
         try:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tailrace.engine import Engine
 from tailrace.errors import Unauthorized
 from tailrace.http import body
-from tailrace.http.audit import audited, is_audited
+from tailrace.http.audit import DEED, audited, is_audited
 from tailrace.http.limits import UNKNOWN, Fields
 from tailrace.http.problems import PRIVATE, ProblemRoute, guarded
 from tailrace.http.tickets import redeemed
@@ -158,6 +158,7 @@ def guarding(engine: Engine) -> type[ProblemRoute]:
                         _about(request, response),
                         response.status_code,
                         request.client,
+                        deed=request.scope.get(DEED),
                     )
                 return response
 

@@ -9,10 +9,11 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
-from tailrace.errors import FormatUnknown, InputInvalid
+from tailrace.errors import FormatUnknown, InputInvalid, RunUnknown
 from tailrace.projections import STREAMS, Projection, stream
 from tailrace.projections.contract import Types
 from tailrace.protocol.cursor import LATEST, Cursor, parse
+from tailrace.protocol.runs import check_run_id
 from tailrace.protocol.wire import EVENT_STREAM, JSON, LAST_EVENT_ID, NDJSON
 
 # In our own order of preference, which decides where a client has none.
@@ -52,15 +53,16 @@ def asked(
     default: str = "events",
     offered: Collection[str] = _MEDIA,
     run: str | None = None,
+    changes: bool = False,
 ) -> Asked:
     """Read the request; `default` is the format for whoever has no preference, `offered` are
-    those that an Accept header can choose. `run`: see `cursor`.
+    those that an Accept header can choose. `run`, `changes`: see `cursor`.
 
     Raises CursorMalformed, FormatUnknown, InputInvalid.
     """
     named = query.get("format")
     return Asked(
-        cursor=cursor(query, headers.get(LAST_EVENT_ID), run),
+        cursor=cursor(query, headers.get(LAST_EVENT_ID), run, changes=changes),
         projection=_projection(_preferred(headers, default, offered) if named is None else named),
         types=_types(query.get("types")),
         speed=_number(query, "speed", *SPEEDS),
@@ -70,18 +72,34 @@ def asked(
 
 
 def cursor(
-    query: Mapping[str, str], last: str | None = None, run: str | None = None
+    query: Mapping[str, str],
+    last: str | None = None,
+    run: str | None = None,
+    *,
+    changes: bool = False,
 ) -> Cursor | str:
     """Where to go on. Raises CursorMalformed.
 
     `last` is the header, which wins: a browser that reconnects sends both, and `after` is
     the older one. Empty is what a client sends that has nothing yet. An id may name the `run`
-    that is asked for, as those of `begin` do.
+    that is asked for, as those of `begin` do. `changes`: another run may be at this address than
+    was before, and whoever has an id of that one has nothing of this.
     """
     lead = f"{run}:"
     sent = [text.removeprefix(lead) for text in (last, query.get("after")) if text]
-    found = [_position(text) for text in sent]
+    found = [_elsewhere(text) if changes and ":" in text else _position(text) for text in sent]
     return found[0] if found else Cursor(0, 0)
+
+
+def _elsewhere(text: str) -> Cursor:
+    """Where whoever has had another run begins. Raises CursorMalformed, where it is no id."""
+    name, _, position = text.partition(":")
+    try:
+        check_run_id(name)
+    except RunUnknown:
+        parse(text)
+    parse(position)
+    return Cursor(0, 0)
 
 
 def _position(text: str) -> Cursor | str:

@@ -55,6 +55,9 @@ ACTIONS: Final[dict[tuple[str, str], str]] = {
 }
 """What each route does, in a word; of another route it is `asked`."""
 
+DEED: Final = "tailrace.deed"
+"""Where in ASGI's scope a request has its word, if that is another than its route's."""
+
 REFUSED: Final = "refused"
 FAILED: Final = "failed"
 
@@ -82,19 +85,21 @@ def audited(  # noqa: PLR0917 - each is known wherever a request ends
     *,
     operation: str | None = None,
     request: str | None = None,
+    deed: str | None = None,
 ) -> None:
     """Record a request that was answered with `status`.
 
     `access`: who asked; None: nobody knows. `route`: the template of its path, which may have a
     prefix. `run`: the run it was about, or has started. `client`: the address, or the pair that
-    ASGI has for it. `request`: the request's own id, if it has one. Free unless somebody listens.
+    ASGI has for it. `request`: the request's own id, if it has one. `deed`: a word of ACTIONS, for
+    a request that does something else than its route says. Free unless somebody listens.
 
     The record's `audit` is a dict of these, whose texts are bounded and have no control
     characters; `action` is a word of ACTIONS, or `refused` or `failed`, and `wanted` that word.
     """
     if not is_audited():
         return
-    wanted = _word(method, route)
+    wanted = deed or _word(method, route)
     action = wanted if status < 400 else REFUSED if status in _REFUSALS else FAILED
     host = client if isinstance(client, str) else client[0] if client else None
     told: dict[str, Any] = {
@@ -144,4 +149,4 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-__all__ = ["ACTIONS", "FAILED", "REFUSED", "audited", "is_audited", "visible"]
+__all__ = ["ACTIONS", "DEED", "FAILED", "REFUSED", "audited", "is_audited", "visible"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -17,10 +18,13 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from tailrace.http.items import framed, framed_as_json, threaded
+from tailrace.http.items import threaded
 from tailrace.http.outlets import AsgiOutlet, begun, listening
 from tailrace.http.pump import OPENING, Care, Pump, Pumps, Settable
+from tailrace.protocol.items import framed, framed_as_json
 from tailrace.protocol.wire import EVENT_STREAM, HEARTBEAT_SECONDS, STREAM_HEADERS
+
+logger = logging.getLogger("tailrace.http")
 
 _SEPARATORS: Final = (None, "\r\n", "\r", "\n")
 
@@ -38,13 +42,15 @@ class EventSourceResponse(Response):
     told as JSON. All times are seconds:
 
     - `ping`: the silence after which a comment is sent; 15 by default, 0 for never.
-      `ping_message_factory` makes another item of it.
+      `ping_message_factory` makes another item of it; once it fails, comments are sent.
     - `send_timeout`: how long a client may hold up a send by not reading, before its connection is
       cut; 25 by default.
     - `shutdown_event`: set when the server goes away (asyncio's, anyio's or threading's); then the
       generator has `shutdown_grace_period`, 0 by default, to say goodbye before it is cancelled.
     - `cleanup_timeout`: what the generator's closing may take; 30 by default, None for no bound.
-    - `data_sender_callable`: a coroutine function that feeds `content`, for as long as it lasts.
+      A thread cannot be interrupted: it ends after its next item, and is waited for as long.
+    - `data_sender_callable`: a coroutine function that feeds `content`, for as long as it lasts;
+      it is cancelled then, and has the same time.
     - `client_close_handler_callable`: awaited with ASGI's message when the client leaves.
     - `sep` is taken and checked, and lines end in LF whatever it says: every parser reads that, and
       some read nothing else.
@@ -52,7 +58,8 @@ class EventSourceResponse(Response):
     The generator is cancelled when the client leaves, when it does not read, and when the server
     goes away; then the stream still ends properly, with a hint to come back. What it raises is
     told, after all that it has yielded, as an `error` event with the error's type, and raised, for
-    the server to log. Raises ValueError for a value that cannot be meant.
+    the server to log; so is what it raises once the client has left. Raises ValueError for a value
+    that cannot be meant.
     """
 
     _tells_json: ClassVar[bool] = False
@@ -157,7 +164,9 @@ class EventSourceResponse(Response):
             yield
         finally:
             feeding.cancel()
-            await asyncio.wait((feeding,))
+            _, late = await asyncio.wait((feeding,), timeout=self._care.cleanup)
+            if late:
+                logger.warning("What feeds a generator took over %g s to end", self._care.cleanup)
 
 
 class JSONEventSourceResponse(EventSourceResponse):

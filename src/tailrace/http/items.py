@@ -1,7 +1,5 @@
-"""What a generator may yield to be told as server-sent events, and generators that block.
-
-The rules are those of sse-starlette (`framed`) and of FastAPI (`framed_as_json`), as far as they
-agree with the standard: line ends are LF, and an id or event type that has one is refused.
+"""Events for a generator to yield, and generators that block. What else may be yielded, and how it
+is told: `protocol/items.py`.
 """
 
 from __future__ import annotations
@@ -9,20 +7,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
-from tailrace.protocol import sse
 from tailrace.protocol.events import to_json
 
 # How much a thread is ahead of a client that does not read, at the most, in items.
 _AHEAD: Final = 1000
 
-_KEYS: Final = frozenset({"data", "event", "id", "retry", "comment"})
-_FIELDS: Final = _KEYS | {"sep"}
+logger = logging.getLogger("tailrace.http")
 
 
 @dataclass(slots=True)
@@ -44,106 +41,98 @@ class JSONServerSentEvent(ServerSentEvent):
     """A `ServerSentEvent` whose data is told as JSON, also where it is text."""
 
     def __init__(self, data: Any = None, **fields: Any) -> None:
-        super().__init__(None if data is None else to_json(data), **fields)
+        # What is no text is told as JSON anyway, and a run keeps it as what it is.
+        super().__init__(to_json(data) if isinstance(data, str | bytes) else data, **fields)
 
 
-def framed(item: Any) -> bytes:
-    """An item as the bytes that are sent: text is data, bytes are sent as they are, a mapping of an
-    event's fields is that event, all else is told as JSON. Raises FieldInvalid, EventInvalid.
+def threaded(items: Iterable[Any]) -> AsyncIterator[Any]:
+    """Walk a plain iterable in a thread of its own, with the present context variables. `aclose()`
+    has the thread end after its next item, and waits until it has; it raises what the iterable
+    raises at its closing. Whoever stops waiting gets that logged.
     """
-    # By its very type first: most items are of these two, and to ask an ABC takes longer than
-    # the rest.
-    kind = type(item)
-    if kind is str or isinstance(item, str):
-        return sse.encode(item)
-    if kind is dict or isinstance(item, Mapping):
-        if "data" in item and len(item) == 1:
-            return sse.encode(_text(item["data"]))
-        return _event(item) if item and item.keys() <= _FIELDS else sse.encode(to_json(item))
-    if isinstance(item, bytes | bytearray | memoryview):
-        # Whoever yields bytes has framed them.
-        return bytes(item)
-    return _event(_members(item)) if _is_event(item) else sse.encode(to_json(item))
+    return _Walk(items)
 
 
-def framed_as_json(item: Any) -> bytes:
-    """An item as the bytes that are sent: an event of FastAPI's, of sse-starlette's or of ours is
-    that event, and all else is told as JSON, also text. Raises FieldInvalid, EventInvalid.
+class _Walk(AsyncIterator[Any]):
+    """A thread that goes ahead of its reader, but not too far. It begins with the first item that
+    is asked for.
     """
-    return _event(_members(item)) if _is_event(item) else sse.encode(to_json(item))
-
-
-def _is_event(item: Any) -> bool:
-    return hasattr(item, "data") and any(
-        base.__name__ == "ServerSentEvent" for base in type(item).__mro__
-    )
-
-
-def _members(item: Any) -> Mapping[str, Any]:
-    members = {name: getattr(item, name, None) for name in _KEYS}
-    # Those of FastAPI have a second place, for text that is not to be made JSON.
-    raw = getattr(item, "raw_data", None)
-    if raw is not None:
-        members["data"] = raw
-    elif hasattr(item, "raw_data") and members["data"] is not None:
-        members["data"] = to_json(members["data"])
-    return members
-
-
-def _event(item: Mapping[str, Any]) -> bytes:
-    data, comment = item.get("data"), item.get("comment")
-    lead = b"".join(map(sse.comment, str(comment).splitlines())) if comment is not None else b""
-    if data is None and item.get("event") is None:
-        id_, retry = item.get("id"), item.get("retry")
-        if id_ is None:
-            return lead + (b"" if retry is None else sse.retry(retry))
-    id_ = item.get("id")
-    return lead + sse.encode(
-        b"" if data is None else _text(data),
-        id=None if id_ is None else str(id_),
-        event=item.get("event"),
-        retry=item.get("retry"),
-    )
-
-
-def _text(value: Any) -> str | bytes:
-    return value if isinstance(value, str | bytes) else to_json(value)
-
-
-async def threaded(items: Iterable[Any]) -> AsyncIterator[Any]:
-    """Walk a plain iterable in a thread of its own, with the present context variables."""
-    walk = _Walk(items)
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(walk.go,), name="tailrace-items", daemon=True
-    )
-    thread.start()
-    try:
-        while True:
-            for item in walk.taken():
-                yield item
-            if walk.is_over:
-                break
-            await walk.more()
-    finally:
-        walk.stop()
-    if walk.error is not None:
-        raise walk.error
-
-
-class _Walk:
-    """A thread that goes ahead of its reader, but not too far."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = items
         self._loop = asyncio.get_running_loop()
         self._found: deque[Any] = deque()
+        self._ready: deque[Any] = deque()
         self._changed = threading.Condition()
-        self._is_ended = self._is_stopped = False
+        self._is_begun = self._is_ended = self._is_stopped = self._is_alone = False
         self._news = asyncio.Event()
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
 
-    def go(self) -> None:
-        """What the thread does."""
+    async def __anext__(self) -> Any:
+        if not self._is_begun:
+            self._begin()
+        while not self._ready and not self._take():
+            try:
+                await self._news.wait()
+            except asyncio.CancelledError:
+                self._stop()
+                raise
+            self._news.clear()
+        if self._ready:
+            return self._ready.popleft()
+        self._raise()
+        raise StopAsyncIteration
+
+    def _begin(self) -> None:
+        self._is_begun = True
+        threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._go,),
+            name="tailrace-items",
+            daemon=True,
+        ).start()
+
+    def _take(self) -> bool:
+        """Take all that is there; whether there is something, or nothing will come."""
+        with self._changed:
+            self._ready.extend(self._found)
+            self._found.clear()
+            self._changed.notify_all()
+            return bool(self._ready) or self._is_ended
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is None:
+            return
+        if isinstance(error, Exception) and not isinstance(error, StopAsyncIteration):
+            raise error
+        # In a task it would end the event loop, or the iteration.
+        raise RuntimeError(f"The generator raised {error!r}") from error
+
+    async def aclose(self) -> None:
+        """See `threaded`."""
+        self._stop()
+        try:
+            while self._is_begun and not self._is_ended:
+                await self._news.wait()
+                self._news.clear()
+        except asyncio.CancelledError:
+            with self._changed:
+                self._is_alone = True
+                is_late = self._is_ended
+            if is_late:
+                self._log()
+            raise
+        self._raise()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    # --- in the thread ---------------------------------------------------------------------
+
+    def _go(self) -> None:
         try:
             iterator = iter(self._items)
             try:
@@ -155,10 +144,17 @@ class _Walk:
                 if close is not None:
                     close()
         except BaseException as error:  # noqa: BLE001 - it is handed to whoever reads
-            self.error = error
+            self._error = error
         with self._changed:
             self._is_ended = True
+            is_alone = self._is_alone
+        if is_alone:
+            self._log()
         self._tell()
+
+    def _log(self) -> None:
+        if self._error is not None:
+            logger.error("A generator failed while it was closed", exc_info=self._error)
 
     def _put(self, item: Any) -> bool:
         with self._changed:
@@ -172,28 +168,3 @@ class _Walk:
     def _tell(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: so is whoever waited
             self._loop.call_soon_threadsafe(self._news.set)
-
-    def taken(self) -> list[Any]:
-        """All that is there."""
-        with self._changed:
-            found = list(self._found)
-            self._found.clear()
-            self._changed.notify_all()
-        return found
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come."""
-        with self._changed:
-            return self._is_ended and not self._found
-
-    async def more(self) -> None:
-        """Wait for more, or for the end."""
-        await self._news.wait()
-        self._news.clear()
-
-    def stop(self) -> None:
-        """Take no more: after its next item the thread ends."""
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify_all()

@@ -13,12 +13,12 @@ from tailrace import time
 from tailrace.clock import Clock
 from tailrace.errors import TailraceError
 from tailrace.farewell import chained, signs
-from tailrace.http.items import framed
 from tailrace.http.outlets import Rest
 from tailrace.outlet import End, Frame, Outlet, is_gone
 from tailrace.perloop import PerLoop
 from tailrace.protocol import events, sse
 from tailrace.protocol.events import to_json
+from tailrace.protocol.items import framed
 from tailrace.protocol.problems import document
 from tailrace.protocol.wire import HEARTBEAT_SECONDS, RETRY_AFTER_SHUTDOWN_MS, RETRY_MS
 from tailrace.pulse import Act, Pulse
@@ -40,6 +40,8 @@ _ITEMS: Final = 64
 # A clock that is never asked to look is simplest asked to look in a year.
 _NEVER: Final = 366 * 86_400.0
 
+_CANCELLED: Final = "The generator awaited what was cancelled."
+
 logger = logging.getLogger("tailrace.http")
 
 
@@ -55,10 +57,10 @@ class Care:
     """How a stream is kept, and let go. All times are seconds.
 
     `ping`: the silence after which a sign of life is sent; 0: never. `sign`: what it is, as bytes;
-    None: a comment. `deadline`: how long a send may be held up by a client that does not read.
-    `farewell`: set when the server goes away; the generator then has `grace` to end by itself.
-    `cleanup`: what closing the generator may take; None: as long as it likes. `frame`: an item
-    as the bytes that are sent.
+    None, or where it fails: a comment. `deadline`: how long a send may be held up by a client that
+    does not read. `farewell`: set when the server goes away; the generator then has `grace` to end
+    by itself. `cleanup`: what closing the generator may take; None: as long as it likes. `frame`:
+    an item as the bytes that are sent.
     """
 
     ping: float = HEARTBEAT_SECONDS
@@ -84,7 +86,11 @@ class Pump:
         self._items = aiter(items)
         self._clock = clock
         self._care = care or Care()
-        self._task: Any = asyncio.current_task()
+        task: Any = asyncio.current_task()
+        self._task = task
+        # How often it was cancelled before, and has been by us.
+        self._before: int = task.cancelling()
+        self._cancels = 0
         self._loop = asyncio.get_running_loop()
         self._pulse = Pulse(
             time.monotonic(), heartbeat=self._care.ping or _NEVER, deadline=self._care.deadline
@@ -92,11 +98,13 @@ class Pump:
         self._pending: list[bytes] = []
         self._size = 0
         self._flushed_at = 0.0
+        self._sign = self._care.sign
         self._timer: asyncio.TimerHandle | None = None
         self._blocked: asyncio.Future[None] | None = None
         self._is_waiting = False
         self._is_sending = False
         self.is_over = False
+        self._late: asyncio.TimerHandle | None = None
         self._end: End | None = None
         self._error: BaseException | None = None
         self._leave_at: float | None = None
@@ -106,24 +114,41 @@ class Pump:
         has yielded, and raised.
         """
         try:
-            await self._run()
-        finally:
-            self.is_over = True
+            try:
+                await self._run()
+            finally:
+                self.is_over = True
+                await self._close()
+        except BaseException as error:
+            if self._error is not None and self._error is not error:
+                # What is raised is not that one.
+                lost(self._error)
+            raise
+        if isinstance(self._error, asyncio.CancelledError):
+            # For a server it would mean that it has cancelled us itself.
+            raise RuntimeError(_CANCELLED) from self._error  # noqa: TRY004 - it is no mistype
+        if self._error is not None:
+            raise self._error
 
     async def _run(self) -> None:
         try:
             await Rest(self._gather(), run=self._stepped)
-        except asyncio.CancelledError:
-            if self._end is None or self._task.uncancel():
+        except asyncio.CancelledError as error:
+            if self._task.cancelling() > self._before + self._cancels:
                 raise
-        except Exception as error:  # noqa: BLE001 - raised below, once it is told
+            if self._end is None:
+                # Nobody has cancelled us: it comes from what the generator waited for.
+                self._error = error
+        except Exception as error:  # noqa: BLE001 - raised above, once it is told
             self._error = self._error or error
         finally:
-            await self._close()
+            if self._late is not None:
+                self._late.cancel()
+        for _ in range(self._cancels):
+            self._task.uncancel()
+        self._cancels = 0
         if self._end is not End.LEFT:
             await self._conclude()
-        if self._error is not None:
-            raise self._error
 
     async def _conclude(self) -> None:
         """End the stream properly."""
@@ -172,13 +197,17 @@ class Pump:
         close = getattr(self._items, "aclose", None)
         if close is None:
             return
+        bound = asyncio.timeout(self._care.cleanup)
         try:
-            async with asyncio.timeout(self._care.cleanup) as bound:
+            async with bound:
                 await close()
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            logger.warning("A generator took over %g s to close", self._care.cleanup)
+        except Exception as error:  # noqa: BLE001 - raised above
+            if bound.expired() and isinstance(error, TimeoutError):
+                self._warn()
+            elif self._error is None:
+                self._error = error
+            else:
+                lost(error)
 
     # --- sending ---------------------------------------------------------------------
 
@@ -256,14 +285,38 @@ class Pump:
         if self._error is None and not self.is_over:
             self._error = error
             self._stop(End.FINISHED)
+        else:
+            lost(error)
 
     def _stop(self, end: End) -> None:
         if self._end is None:
             self._end = end
             if self._is_waiting:
-                self._task.cancel()
+                self._cancel()
+                if self._care.cleanup is not None:
+                    self._late = self._loop.call_later(self._care.cleanup, self._insist)
         elif end is End.LEFT:
             self._end = end
+
+    def _cancel(self) -> None:
+        self._cancels += 1
+        self._task.cancel()
+
+    def _insist(self) -> None:
+        self._warn()
+        self._cancel()
+
+    def _warn(self) -> None:
+        logger.warning("A generator took over %g s to close", self._care.cleanup)
+
+    def _alive(self) -> bytes:
+        try:
+            return _KEEP_ALIVE if self._sign is None else self._sign()
+        except Exception:
+            # Once is enough, and silence would have proxies cut the stream.
+            self._sign = None
+            logger.exception("ping_message_factory failed: comments are sent from now on")
+            return _KEEP_ALIVE
 
     def beat(self, now: float) -> float | None:
         """See `rounds.Timed`."""
@@ -274,8 +327,7 @@ class Pump:
         act, again = self._pulse.beat(now)
         match act:
             case Act.HEARTBEAT:
-                sign = self._care.sign
-                self._pending.append(_KEEP_ALIVE if sign is None else sign())
+                self._pending.append(self._alive())
                 self._flush()
             case Act.CUT:
                 self._outlet.cut()
@@ -287,6 +339,11 @@ class Pump:
         if self._leave_at is not None and self._end is None:
             return min(again, self._leave_at)
         return again
+
+
+def lost(error: BaseException) -> None:
+    """Write down what went wrong where nobody can be told any more."""
+    logger.error("A generator, or who feeds it, failed while it was closed", exc_info=error)
 
 
 def _told(error: BaseException) -> bytes:

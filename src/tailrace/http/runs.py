@@ -17,6 +17,7 @@ from tailrace.eventlog.contract import Append, Commit, Producer, Standing, admit
 from tailrace.http import openapi
 from tailrace.http.access import asker, guarding, mounted
 from tailrace.http.asking import Asked, asked, cursor
+from tailrace.http.audit import ACTIONS, DEED
 from tailrace.http.many import ManyStream, chosen_runs, positions
 from tailrace.http.playback import Playback
 from tailrace.http.problems import PRIVATE, nothing
@@ -274,7 +275,8 @@ class _Runs:
         """Exactly once for a named producer, however often the request is repeated."""
         record = await self._record(request, run)
         if not body.events:
-            # Who only asks how it stands has nothing written.
+            # Who only asks how it stands has nothing written; every few seconds, where one waits.
+            request.scope[DEED] = ACTIONS["GET", "/runs/{run}"]
             admit(Standing(record.state, record.attempt), Append(run, fence=body.attempt), None)
             last = record.last_seq
             return _appended(record, Commit(run, last + 1, last, record.state))

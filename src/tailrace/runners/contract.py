@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from typing import Any, Final
 
 from tailrace.errors import RunCancelled
+
+logger = logging.getLogger("tailrace.run")
 
 
 class Sink(ABC):
@@ -74,5 +79,22 @@ class Sink(ABC):
         """Wait until every event emitted so far is durable."""
 
 
-AMBIENT: Final[ContextVar[Sink]] = ContextVar("tailrace_run")
-"""Where the work that is going on puts its events."""
+AMBIENT: Final[ContextVar[Sink | None]] = ContextVar("tailrace_run")
+"""Where the work that is going on puts its events; unset or None outside of a run."""
+
+
+def _leave() -> None:
+    """Leave the run in a forked process: its events would go the way of the other process, whose
+    threads have stayed there, and whose sockets both would write to.
+    """
+    if AMBIENT.get(None) is not None:
+        AMBIENT.set(None)
+        logger.warning(
+            "Process %d was forked from the work of a run, and is outside of it: what it tells"
+            " by tqdm, RunLogs or ProgressLogger is told to nobody.",
+            os.getpid(),
+        )
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_leave)

@@ -11,12 +11,13 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 import orjson
 
 from tailrace.errors import RunCancelled
 from tailrace.protocol import events
+from tailrace.protocol.items import fields
 from tailrace.runners.contract import Sink
 
 logger = logging.getLogger("tailrace.function")
@@ -186,44 +187,48 @@ class ThreadStopped(Exception):
         self.cause = cause
 
 
-_SSE_KEYS: Final = frozenset({"event", "data", "id", "retry", "comment"})
-
-
 def yielded(sink: Sink, item: Any) -> None:
     """Emit what a generator yielded.
 
-    `(type, payload)` is that event. A `ServerSentEvent` (of FastAPI or sse-starlette) and
+    `(type, payload)` is that event. A `ServerSentEvent` (of FastAPI, of sse-starlette or ours) and
     a dict of its fields with `data` in it keep type and data; ids and retry are the log's,
-    and one that is only a comment is nothing. Anything else is a `message`.
+    and one that has nothing else, or is only a comment, is nothing. Anything else is a `message`.
     """
     recognised = _recognised(item)
     if recognised is not None:
         sink.emit(*recognised)
 
 
+def is_typed(item: Any) -> TypeGuard[tuple[str, Any]]:
+    """Whether it is a `(type, payload)`."""
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+
+
 def _recognised(item: Any) -> tuple[str, Any] | None:
     if isinstance(item, str):
         return events.MESSAGE, item
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+    if is_typed(item):
         return item
-    if isinstance(item, dict | Mapping) and "data" in item and item.keys() <= _SSE_KEYS:
-        return item.get("event") or events.MESSAGE, _parsed(item["data"])
-    if hasattr(item, "data") and any(
-        base.__name__ == "ServerSentEvent" for base in type(item).__mro__
-    ):
-        raw = getattr(item, "raw_data", None)  # fastapi.sse: text that is not to be encoded
-        data = item.data if raw is None else raw
-        if data is None and getattr(item, "comment", None) is not None:
-            return None
-        return getattr(item, "event", None) or events.MESSAGE, _parsed(data)
-    return events.MESSAGE, item
+    if isinstance(item, Mapping) and "data" not in item:
+        return events.MESSAGE, item
+    found = fields(item)
+    if found is None:
+        return events.MESSAGE, item
+    if isinstance(item, Mapping):
+        return found.event or events.MESSAGE, _parsed(item["data"])
+    if not found.is_event or (found.data is None and found.comment is not None):
+        return None
+    # FastAPI's has its data apart from what is text already.
+    data = item.data if getattr(item, "raw_data", None) is None else item.raw_data
+    is_json = any(base.__name__ == "JSONServerSentEvent" for base in type(item).__mro__)
+    return found.event or events.MESSAGE, _parsed(data, is_json=is_json)
 
 
-def _parsed(data: Any) -> Any:
+def _parsed(data: Any, *, is_json: bool = False) -> Any:
     """People hand sse-starlette the JSON they dumped themselves; in the log it is JSON."""
     if isinstance(data, bytes):
         data = data.decode("utf-8", "replace")
-    if isinstance(data, str) and data[:1] in ("{", "["):
+    if isinstance(data, str) and (is_json or data[:1] in ("{", "[")):
         with contextlib.suppress(orjson.JSONDecodeError):
             return orjson.loads(data)
     return data

@@ -124,8 +124,9 @@ async def test_of_somebody_elses_run_there_is_nothing(house: House) -> None:
         answer = await house.visitor.get(target, {"x-who": "bob"})
         assert answer.status == 404, target
     for target in (f"/agui/{THREAD}/stream", f"/api/chat/{THREAD}/stream"):
-        last = {"x-who": "bob", "last-event-id": "1"}
-        assert (await house.visitor.get(target, last)).status == 204, target
+        assert (await house.visitor.get(target, {"x-who": "bob"})).status == 204, target
+        last = {"x-who": "bob", "last-event-id": f"{house.run}:1"}
+        assert (await house.visitor.get(target, last)).status == 404, target
     assert (await house.ask(everything, "GET", "/api/chat/{chat}")).json == {"messages": []}
     vector = {"x-who": "bob", "last-event-id": f"0~{house.run}:1"}
     async with house.visitor.visit("GET", "/events", vector) as visit:

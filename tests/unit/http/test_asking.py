@@ -7,7 +7,9 @@ from starlette.datastructures import Headers
 from tailrace.errors import CursorMalformed, FormatUnknown, InputInvalid, TailraceError
 from tailrace.http.asking import FORMATS, MAX_PAGE, Asked, asked, cursor
 from tailrace.protocol.cursor import LATEST, Cursor
+from tailrace.protocol.runs import run_id
 
+RUN, OTHER = run_id(bytes(16)), run_id(b"x" * 16)
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
 
@@ -255,3 +257,36 @@ def test_an_id_may_name_the_run_that_is_asked_for() -> None:
     for last, run in (("run_b:57", "run_a"), ("run_a:57", None), (":57", "run_a")):
         with pytest.raises(CursorMalformed):
             cursor({}, last, run)
+
+
+@pytest.mark.parametrize(
+    ("query", "last", "expected"),
+    [
+        ({}, f"{RUN}:57.2", Cursor(0, 57, 2)),
+        ({}, "57", Cursor(0, 57)),
+        ({}, f"{OTHER}:57", Cursor(0, 0)),
+        ({"after": f"{OTHER}:57"}, None, Cursor(0, 0)),
+        # A browser sends the newer one in its header.
+        ({"after": f"{OTHER}:57"}, f"{RUN}:3", Cursor(0, 3)),
+        ({"after": f"{RUN}:57"}, f"{OTHER}:3", Cursor(0, 0)),
+        ({"after": "latest"}, None, LATEST),
+    ],
+)
+def test_whoever_has_had_another_run_begins(
+    query: dict[str, str], last: str | None, expected: Cursor | str
+) -> None:
+    assert cursor(query, last, RUN, changes=True) == expected
+    sent = {} if last is None else {"last-event-id": last}
+    assert ask(query, sent, run=RUN, changes=True).cursor == expected
+
+
+@pytest.mark.parametrize("text", ["x:57", f"{OTHER}:x", f"{OTHER}:", f"{RUN}:1,{OTHER}:2", ":5"])
+def test_what_is_no_id_is_refused_there_as_well(text: str) -> None:
+    with pytest.raises(CursorMalformed) as refused:
+        cursor({}, text, RUN, changes=True)
+    assert refused.value.fix
+
+
+def test_elsewhere_an_id_of_another_run_is_refused() -> None:
+    with pytest.raises(CursorMalformed):
+        cursor({}, f"{OTHER}:57", RUN)

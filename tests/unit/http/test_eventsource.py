@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ from tailrace.errors import FieldInvalid
 from tailrace.http import pump
 from tailrace.http.pump import Pumps
 from tests.visitor import Visitor
-from tests.waiting import turns, until
+from tests.waiting import soon, turns, until
 
 pytestmark = pytest.mark.anyio
 
@@ -363,6 +365,152 @@ async def test_closing_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     answer = await Visitor(app(Slow, cleanup_timeout=0.01)).get("/")
     assert answer.body.endswith(b"data: one\n\n: end\n")
     assert "to close" in caplog.text
+
+
+async def left_at(visited: Any) -> None:
+    """Read the first item, leave, and see the app to its end. Raises what it does."""
+    async with visited.visit("GET", "/") as visit:
+        await visit.told(b"one")
+
+
+async def test_a_plain_generator_does_not_outlive_its_request() -> None:
+    ended: list[str] = []
+
+    def items() -> Iterator[str]:
+        try:
+            while True:
+                yield "one"
+                time.sleep(0.001)
+        finally:
+            time.sleep(0.05)
+            ended.append("closed")
+
+    await left_at(Visitor(app(items)))
+    assert ended == ["closed"]
+
+
+async def test_a_thread_that_does_not_end_is_waited_for_no_longer_than_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate, waits = threading.Event(), threading.Event()
+
+    def items() -> Iterator[str]:
+        yield "one"
+        waits.set()
+        gate.wait()
+
+    try:
+        async with Visitor(app(items, cleanup_timeout=0.01)).visit("GET", "/") as visit:
+            await visit.told(b"one")
+            await until(waits.is_set)
+        assert caplog.text.count("A generator took over 0.01 s to close") == 1
+    finally:
+        gate.set()
+
+
+async def test_nor_is_a_generator_that_does_not_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    async def items() -> AsyncIterator[str]:
+        try:
+            yield "one"
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.Event().wait()
+
+    await left_at(Visitor(app(items, cleanup_timeout=0.01)))
+    assert caplog.text.count("A generator took over 0.01 s to close") == 1
+    # It is not held against who waits for something else in the same task.
+    visit = Visitor(app(items, cleanup_timeout=0.01)).open("GET", "/")
+    await visit.told(b"one")
+    Pumps.here().clock.drain()
+    await visit.over()
+    assert visit.body.endswith(b"retry: 500\n: end\n")
+
+
+async def test_what_a_plain_generator_raises_at_its_closing_is_not_lost() -> None:
+    def items() -> Iterator[str]:
+        try:
+            while True:
+                yield "one"
+                time.sleep(0.001)
+        finally:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await left_at(Visitor(app(items)))
+
+
+async def test_nor_what_feeds_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.Event().wait()
+
+    async def feed() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError("fed up")
+
+    await left_at(Visitor(app(items, data_sender_callable=feed)))
+    assert "fed up" in caplog.text
+
+
+async def test_who_feeds_it_has_as_long_to_end(caplog: pytest.LogCaptureFixture) -> None:
+    gate = asyncio.Event()
+    ended: list[str] = []
+
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.Event().wait()
+
+    async def feed() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await gate.wait()
+            ended.append("fed")
+
+    await left_at(Visitor(app(items, data_sender_callable=feed, cleanup_timeout=0.01)))
+    assert "took over 0.01 s to end" in caplog.text
+    gate.set()
+    await until(lambda: ended)
+
+
+async def test_a_generator_that_awaits_what_was_cancelled_has_failed() -> None:
+    async def items() -> AsyncIterator[str]:
+        yield "one"
+        waiting = asyncio.ensure_future(asyncio.Event().wait())
+        waiting.cancel()
+        await waiting
+
+    visit = Visitor(app(items)).open("GET", "/")
+    with pytest.raises(RuntimeError, match="awaited what was cancelled"):
+        await soon(visit.task)
+    failed = b'event: error\ndata: {"error":"The stream failed.","type":"CancelledError"}\n\n'
+    assert visit.body == OPENING + b"data: one\n\n" + failed + b": end\n"
+
+
+async def test_a_ping_that_fails_is_a_comment_from_then_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    called: list[bool] = []
+
+    async def items() -> AsyncIterator[str]:
+        await asyncio.Event().wait()
+        yield "never"
+
+    def sign() -> str:
+        called.append(True)
+        raise ZeroDivisionError
+
+    async with Visitor(app(items, ping=3, ping_message_factory=sign)).visit("GET", "/") as visit:
+        await visit.told(OPENING)
+        clock, now = Pumps.here().clock, asyncio.get_running_loop().time()
+        for hour in (1, 2):
+            clock.beat(now + 3600 * hour)
+            await turns()
+        assert visit.body == OPENING + b": keep-alive\n" * 2
+    assert len(called) == 1
+    assert caplog.text.count("ping_message_factory failed") == 1
 
 
 async def test_data_from_elsewhere() -> None:

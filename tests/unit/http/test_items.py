@@ -1,106 +1,28 @@
+"""Events to yield, and plain iterables in a thread."""
+
+import asyncio
 import contextvars
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-import fastapi.sse
 import pytest
-from pydantic import BaseModel
 
-from tailrace.errors import FieldInvalid
 from tailrace.http import items
-from tailrace.http.items import JSONServerSentEvent, framed, framed_as_json, threaded
-from tailrace.http.items import ServerSentEvent as OurEvent
-from tests.waiting import until
+from tailrace.http.items import JSONServerSentEvent, ServerSentEvent, threaded
+from tests.waiting import soon, turns, until
 
 pytestmark = pytest.mark.anyio
 
 
-class Point(BaseModel):
-    x: int
-
-
-class ServerSentEvent:
-    """As sse-starlette has it."""
-
-    def __init__(self, **members: Any) -> None:
-        self.data = members.get("data")
-        self.event = members.get("event")
-        self.id = members.get("id")
-        self.retry = members.get("retry")
-        self.comment = members.get("comment")
-
-
-@pytest.mark.parametrize(
-    ("item", "wire"),
-    [
-        ("hi", b"data: hi\n\n"),
-        (b"data: hi\n\n", b"data: hi\n\n"),
-        (memoryview(b": hi\n"), b": hi\n"),
-        ({"data": "hi", "sep": "\r\n"}, b"data: hi\n\n"),
-        ("two\nlines", b"data: two\ndata: lines\n\n"),
-        ({"data": "hi"}, b"data: hi\n\n"),
-        ({"data": {"a": 1}}, b'data: {"a":1}\n\n'),
-        (
-            {"data": "hi", "event": "x", "id": 7, "retry": 100},
-            b"id: 7\nevent: x\nretry: 100\ndata: hi\n\n",
-        ),
-        ({"comment": "a\nb"}, b": a\n: b\n"),
-        ({"retry": 5}, b"retry: 5\n"),
-        ({"event": "x"}, b"event: x\ndata: \n\n"),
-        ({"a": 1}, b'data: {"a":1}\n\n'),
-        ({}, b"data: {}\n\n"),
-        ([1, 2], b"data: [1,2]\n\n"),
-        (None, b"data: null\n\n"),
-        (7, b"data: 7\n\n"),
-        (Point(x=1), b'data: {"x":1}\n\n'),
-        (ServerSentEvent(data="hi", id="1"), b"id: 1\ndata: hi\n\n"),
-        (ServerSentEvent(comment="ping"), b": ping\n"),
-        (fastapi.sse.ServerSentEvent(data={"a": 1}, event="x"), b'event: x\ndata: {"a":1}\n\n'),
-        (fastapi.sse.ServerSentEvent(data="hi"), b'data: "hi"\n\n'),
-        (fastapi.sse.ServerSentEvent(raw_data="hi"), b"data: hi\n\n"),
-    ],
-)
-def test_what_may_be_yielded(item: object, wire: bytes) -> None:
-    assert framed(item) == wire
-
-
-@pytest.mark.parametrize(
-    ("item", "wire"),
-    [
-        (OurEvent("hi", id="1", event="x"), b"id: 1\nevent: x\ndata: hi\n\n"),
-        (OurEvent({"a": 1}, sep="\r\n"), b'data: {"a":1}\n\n'),
-        (JSONServerSentEvent("hi", event="x"), b'event: x\ndata: "hi"\n\n'),
-        (JSONServerSentEvent(comment="quiet"), b": quiet\n"),
-    ],
-)
-def test_events_of_our_own(item: object, wire: bytes) -> None:
-    assert framed(item) == wire
-    assert framed_as_json(item) == wire
-
-
-@pytest.mark.parametrize(
-    ("item", "wire"),
-    [
-        ("hi", b'data: "hi"\n\n'),
-        (7, b"data: 7\n\n"),
-        (None, b"data: null\n\n"),
-        ({"data": "hi"}, b'data: {"data":"hi"}\n\n'),
-        (Point(x=1), b'data: {"x":1}\n\n'),
-        (fastapi.sse.ServerSentEvent(data="hi"), b'data: "hi"\n\n'),
-        (fastapi.sse.ServerSentEvent(raw_data="hi"), b"data: hi\n\n"),
-    ],
-)
-def test_all_as_json(item: object, wire: bytes) -> None:
-    assert framed_as_json(item) == wire
-
-
-@pytest.mark.parametrize("item", [{"data": "x", "event": "a\nb"}, {"data": "x", "id": "\0"}])
-def test_nobody_forges_a_frame(item: object) -> None:
-    with pytest.raises(FieldInvalid):
-        framed(item)
-    with pytest.raises(FieldInvalid):
-        framed(OurEvent(**item))  # type: ignore[arg-type]
+async def test_events_to_yield() -> None:
+    event = ServerSentEvent("hi", event="x", id="1", retry=5, comment="c", sep="\r\n")
+    assert (event.data, event.event, event.id, event.retry) == ("hi", "x", "1", 5)
+    with pytest.raises(TypeError):
+        ServerSentEvent("hi", "x")  # type: ignore[call-arg]
+    assert JSONServerSentEvent("hi").data == b'"hi"'
+    assert JSONServerSentEvent({"a": 1}, event="x").data == {"a": 1}
+    assert JSONServerSentEvent(comment="c").data is None
 
 
 # --- plain iterables -----------------------------------------------------------------------
@@ -147,4 +69,64 @@ async def test_it_goes_ahead_but_not_too_far(monkeypatch: pytest.MonkeyPatch) ->
     await until(lambda: len(made) >= 11)
     assert len(made) <= 23
     await walk.aclose()  # type: ignore[attr-defined]
-    await until(lambda: closed)
+    assert closed, "the thread has ended"
+
+
+async def test_closing_waits_for_the_thread_and_raises_what_it_does() -> None:
+    gate, waits = threading.Event(), threading.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield 1
+            waits.set()
+            gate.wait()
+        finally:
+            raise ZeroDivisionError
+
+    walk: Any = threaded(numbers())
+    assert await anext(walk) == 1
+    await until(waits.is_set)
+    closing = asyncio.ensure_future(walk.aclose())
+    await turns()
+    assert not closing.done()
+    gate.set()
+    with pytest.raises(ZeroDivisionError):
+        await soon(closing)
+    await walk.aclose()
+
+
+async def test_who_stops_waiting_has_it_logged(caplog: pytest.LogCaptureFixture) -> None:
+    gate, waits = threading.Event(), threading.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield 1
+            waits.set()
+            gate.wait()
+        finally:
+            raise ZeroDivisionError("too late")
+
+    walk: Any = threaded(numbers())
+    assert await anext(walk) == 1
+    await until(waits.is_set)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(walk.aclose(), 0.01)
+    gate.set()
+    await until(lambda: "too late" in caplog.text)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, StopAsyncIteration])
+async def test_nothing_that_it_raises_ends_the_loop(error: type[BaseException]) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise error
+
+    walk = threaded(numbers())
+    assert await anext(walk) == 1
+    with pytest.raises(RuntimeError, match=error.__name__):
+        await anext(walk)
+
+
+async def test_what_is_never_asked_for_is_never_begun() -> None:
+    walk: Any = threaded(iter(lambda: pytest.fail("it was begun"), None))
+    await walk.aclose()

@@ -65,7 +65,7 @@ def host(runs: Tailrace) -> FastAPI:
 
     @app.get("/mine/{run}")
     async def mine(request: Request, run: str) -> Response:
-        return runs.run(run).response(request)  # type: ignore[no-any-return]
+        return runs.run(run).response(request)
 
     return app
 

@@ -196,11 +196,12 @@ async def test_a_run_answers_a_request_of_the_host(stage: Stage) -> None:
     visitor = Visitor(host)
     answer = await visitor.get("/report?types=complete")
     (named,) = [value for name, value in answer.raw_headers if name == b"tailrace-run"]
-    assert sorted(answer.raw_headers) == sorted([*STREAM_HEADERS, (b"tailrace-run", named)])
-    assert answer.ids == [4]
+    sent = [*STREAM_HEADERS[:-1], (b"last-event-id", named + b":0"), (b"tailrace-run", named)]
+    assert sorted(answer.raw_headers) == sorted(sent)
+    assert [event.id for event in answer.events] == [f"{named.decode()}:4"]
     text = await visitor.get("/report?format=text", {"last-event-id": "3"})
     assert text.text.removeprefix(OPENING.decode()).startswith(
-        "id: 4\ndata: *** Execution completed ***"
+        f"id: {text.headers['tailrace-run']}:4\ndata: *** Execution completed ***"
     )
 
 
@@ -212,8 +213,7 @@ async def test_a_hosts_own_endpoint_ticks_as_well(
 
     @host.get("/report")
     async def report(request: Request) -> Response:
-        response: Response = stage.runs.run(run).response(request)
-        return response
+        return stage.runs.run(run).response(request)
 
     now = BEGAN
     monkeypatch.setattr("tailrace.cohort.time.time", lambda: now)

@@ -15,6 +15,7 @@ from fastapi.sse import ServerSentEvent as FastApiEvent
 
 from tailrace.errors import RunCancelled
 from tailrace.http.items import JSONServerSentEvent
+from tailrace.http.items import ServerSentEvent as OurEvent
 from tailrace.runners import function
 from tailrace.runners.contract import Sink
 from tailrace.runners.function import Kind, kind, run, yielded
@@ -513,7 +514,10 @@ class ServerSentEvent:
         (ServerSentEvent({"a": 1}, event="log"), ("log", {"a": 1})),
         (ServerSentEvent("[1, 2]"), ("message", [1, 2])),
         (JSONServerSentEvent({"a": 1}, event="log"), ("log", {"a": 1})),
-        (JSONServerSentEvent("hi"), ("message", '"hi"')),
+        (JSONServerSentEvent("hi"), ("message", "hi")),
+        (JSONServerSentEvent(5, event="n"), ("n", 5)),
+        ({"data": "5", "sep": "\n"}, ("message", "5")),
+        ({"comment": "x"}, ("message", {"comment": "x"})),
         (FastApiEvent(data={"a": 1}, event="log", id="5"), ("log", {"a": 1})),
         (FastApiEvent(raw_data="plain"), ("message", "plain")),
         (FastApiEvent(event="done"), ("done", None)),
@@ -526,7 +530,15 @@ async def test_what_is_yielded(sink: Notes, item: Any, expected: tuple[str, Any]
     assert sink.told == [expected]
 
 
-@pytest.mark.parametrize("item", [FastApiEvent(comment="ping"), ServerSentEvent(comment="ping")])
+@pytest.mark.parametrize(
+    "item",
+    [
+        FastApiEvent(comment="ping"),
+        ServerSentEvent(comment="ping"),
+        OurEvent(comment="ping"),
+        OurEvent(retry=5),
+    ],
+)
 async def test_a_comment_is_no_event(sink: Notes, item: Any) -> None:
     yielded(sink, item)
     assert sink.told == []

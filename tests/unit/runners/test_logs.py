@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +15,7 @@ from tailrace.errors import RunCancelled, RunEnded
 from tailrace.runners.contract import AMBIENT
 from tailrace.runners.logs import RunLogs
 from tests.unit.runners.sinks import Recorder
+from tests.waiting import WAIT_SECONDS
 
 
 @pytest.fixture
@@ -82,3 +87,63 @@ def test_a_thread_that_should_stop_learns_it_here(sink: Recorder, logger: loggin
         logger.info("on and on")
     logger.info("while it cleans up")
     assert [told["message"] for _, told in sink.told] == ["while it cleans up"]
+
+
+class Full(Recorder):
+    """Has no room until it is emptied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_waiting, self.is_emptied = threading.Event(), threading.Event()
+
+    def emit(self, type: str, payload: Any = None, /, **fields: Any) -> None:
+        self.is_waiting.set()
+        assert self.is_emptied.wait(WAIT_SECONDS)
+        super().emit(type, payload, **fields)
+
+
+def test_a_thread_that_waits_for_room_keeps_nobody_else_from_logging(
+    logger: logging.Logger,
+) -> None:
+    sink = Full()
+    context = contextvars.copy_context()
+    context.run(AMBIENT.set, sink)
+    writer = threading.Thread(target=context.run, args=(logger.info, "too much"), daemon=True)
+    writer.start()
+    assert sink.is_waiting.wait(WAIT_SECONDS)
+    # Such as the event loop, which is what makes room.
+    other = threading.Thread(target=logger.info, args=("outside of any run",), daemon=True)
+    other.start()
+    other.join(WAIT_SECONDS / 2)
+    is_held_up = other.is_alive()
+    sink.is_emptied.set()
+    writer.join(WAIT_SECONDS)
+    assert not is_held_up
+    assert [told["message"] for _, told in sink.told] == ["too much"]
+
+
+def test_a_filter_has_its_say(sink: Recorder, logger: logging.Logger) -> None:
+    class Quiet(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> Any:
+            if record.msg == "secret":
+                return False
+            return logging.makeLogRecord({**vars(record), "msg": "another"})
+
+    (logs,) = (one for one in logger.handlers if isinstance(one, RunLogs))
+    logs.addFilter(Quiet())
+    logger.info("secret")
+    logger.info("plain")
+    # Only from Python 3.12 on may a filter put another record in its place.
+    said = "another" if sys.version_info >= (3, 12) else "plain"
+    assert [told["message"] for _, told in sink.told] == [said]
+
+
+def test_what_its_docstring_shows(sink: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    shown = [line.strip() for line in str(RunLogs.__doc__).splitlines()]
+    exec("\n".join(line for line in shown if line.startswith("logging.")))
+    logging.getLogger("mine").info("hello")
+    root.setLevel(logging.WARNING)
+    assert [told["message"] for _, told in sink.told] == ["hello"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tailrace.runners.contract import AMBIENT
 from tailrace.runners.progress import ProgressLogger
 from tests.unit.runners.sinks import Recorder
+from tests.waiting import WAIT_SECONDS
 
 Payload = dict[str, Any]
 
@@ -148,7 +150,172 @@ def test_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [told["current_step"] for told in progress] == list(range(1, 801))
+    assert steps.percent == 99.9
+    steps.complete()
+    begun = [told["current_step"] for told in progress[:-1]]
+    assert begun == sorted(set(begun))
+    assert progress[-1]["percent"] == 100.0
+
+
+class Held:
+    """Is told, and held up at that."""
+
+    def __init__(self) -> None:
+        self.told: list[Payload] = []
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+
+    def __call__(self, payload: Payload) -> None:
+        self.began.set()
+        assert self.may_go_on.wait(WAIT_SECONDS)
+        self.told.append(payload)
+
+
+def in_thread(act: Callable[..., object], *given: object) -> threading.Thread:
+    thread = threading.Thread(target=act, args=given, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_who_is_held_up_in_telling_progress_holds_up_nobody() -> None:
+    held = Held()
+    logs: list[Payload] = []
+    steps = ProgressLogger(4, logs.append, held)
+    teller = in_thread(steps.next_step, "Load")
+    assert held.began.wait(WAIT_SECONDS)
+
+    def others() -> None:
+        assert steps.percent == 0.0
+        steps.next_step("Compute")
+        steps.log("still here")
+        steps.next_step("Save")
+        steps.complete("Done")
+
+    other = in_thread(others)
+    other.join(WAIT_SECONDS / 2)
+    is_held_up = other.is_alive()
+    held.may_go_on.set()
+    teller.join(WAIT_SECONDS)
+    assert not is_held_up
+    assert [told["message"] for told in logs] == ["still here"]
+    # What came in the meantime is told after it, as one.
+    assert [(told["percent"], told.get("message")) for told in held.told] == [
+        (0.0, None),
+        (100.0, "Done"),
+    ]
+
+
+def test_who_is_held_up_in_telling_a_log_holds_up_nobody() -> None:
+    held = Held()
+    progress: list[Payload] = []
+    steps = ProgressLogger(2, held, progress.append)
+    teller = in_thread(steps.log, "too much")
+    assert held.began.wait(WAIT_SECONDS)
+    other = in_thread(steps.next_step)
+    other.join(WAIT_SECONDS / 2)
+    is_held_up = other.is_alive()
+    held.may_go_on.set()
+    teller.join(WAIT_SECONDS)
+    assert not is_held_up
+    assert len(progress) == 1
+
+
+def test_nobody_tells_for_the_others_for_ever() -> None:
+    told: list[Payload] = []
+
+    def tell(payload: Payload) -> None:
+        # As if another thread always came in the meantime.
+        told.append(payload)
+        assert len(told) < 1_000_000
+        in_its_turn = threading.Thread(target=steps.next_step)
+        in_its_turn.start()
+        in_its_turn.join()
+
+    steps = ProgressLogger(on_progress=tell)
+    steps.next_step()
+    begun = len(told)
+    assert begun > 1
+    # Nor is anything lost by that: the next of them tells it.
+    steps._on_progress = told.append
+    steps.update(0.0)
+    assert told[-1]["current_step"] == begun + 1
+
+
+def test_a_callback_may_use_it() -> None:
+    told: list[Payload] = []
+
+    def tell(payload: Payload) -> None:
+        told.append(payload)
+        if len(told) == 1:
+            steps.next_step("Second")
+
+    steps = ProgressLogger(2, on_progress=tell)
+    steps.next_step("First")
+    assert [payload["step_name"] for payload in told] == ["First", "Second"]
+
+
+def test_a_callback_that_fails_is_called_again() -> None:
+    told: list[Payload] = []
+
+    def tell(payload: Payload) -> None:
+        told.append(payload)
+        if len(told) == 1:
+            raise OSError("no space left")
+
+    steps = ProgressLogger(2, on_progress=tell)
+    with pytest.raises(OSError, match="no space"):
+        steps.next_step()
+    steps.next_step()
+    assert [payload["current_step"] for payload in told] == [1, 2]
+
+
+def test_the_last_share_is_told_however_soon() -> None:
+    progress: list[Payload] = []
+    steps = ProgressLogger(2, on_progress=progress.append)
+    steps.next_step("Load")
+    steps.update(0.5)
+    steps.update(1.0)
+    steps.update(1.0)
+    assert [told["percent"] for told in progress] == [0.0, 50.0]
+    steps.next_step("Save")
+    steps.update(0.9)
+    steps.complete()
+    assert [told["percent"] for told in progress] == [0.0, 50.0, 50.0, 100.0]
+
+
+def test_steps_within_a_step_end_however_soon_and_say_so() -> None:
+    progress: list[Payload] = []
+    outer = ProgressLogger(2, on_progress=progress.append)
+    outer.next_step("Load")
+    inner = outer.steps(2)
+    inner.next_step("first")
+    inner.complete("All of it is read")
+    outer.next_step("Save")
+    assert [(told["percent"], told["step"], told.get("message")) for told in progress] == [
+        (0.0, "Load", None),
+        (50.0, "Load / first", "All of it is read"),
+        (50.0, "Save", None),
+    ]
+
+
+def test_steps_within_a_step_of_an_unknown_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.runners.progress.PACE_SECONDS", 0.0)
+    progress: list[Payload] = []
+    outer = ProgressLogger(2, on_progress=progress.append)
+    outer.next_step("Load")
+    outer.update(0.5)
+    inner = outer.steps(None)
+    inner.next_step("first")
+    inner.complete()
+    assert [(told["percent"], told["step"]) for told in progress] == [
+        (0.0, "Load"),
+        (25.0, "Load"),
+        (25.0, "Load / first"),
+        (50.0, "Load / first"),
+    ]
+    outer.complete()
+    inner.steps().next_step("late")
+    outer.steps(3).next_step("late")
+    assert progress[-1]["percent"] == 100.0
 
 
 @given(
