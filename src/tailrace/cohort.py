@@ -9,6 +9,7 @@ a slow one holds nobody up.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -23,6 +24,8 @@ from tailrace.protocol.wire import RETRY_AFTER_SHUTDOWN_MS
 from tailrace.pulse import Act, Pulse
 from tailrace.rounds import SLICE_SECONDS, Due, Timed
 from tailrace.subscription import Subscription
+
+logger = logging.getLogger("tailrace.cohort")
 
 # The clock is asked once for so many writes: an eighth of a millisecond's worth.
 _WRITES: Final = 32
@@ -252,16 +255,25 @@ class Cohort:
     def _taken(self) -> bytes | None:
         try:
             return self.reader.take()
-        except TailraceError as error:
+        except Exception as error:  # noqa: BLE001 - an event that cannot be told, or read
             return self._told(error)
 
     async def _pulled(self) -> bytes:
         try:
             return await self.reader.pull()
-        except TailraceError as error:
+        except Exception as error:  # noqa: BLE001
             return self._told(error)
 
-    def _told(self, error: TailraceError) -> bytes:
+    def _told(self, error: Exception) -> bytes:
+        """The last word to watchers of what cannot be told: in silence they would come back for
+        ever.
+        """
+        if not isinstance(error, TailraceError):
+            logger.error("%s cannot be told", self.reader.run, exc_info=error)
+            error = TailraceError(
+                "The run has an event that cannot be told in this format.",
+                fix="Watch it in another one, such as ?format=events.",
+            )
         self.reader.close(End.FINISHED)
         return self.manner.projection.control(events.ERROR, document(error))
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx2
@@ -322,6 +325,56 @@ async def test_a_cancelled_run_takes_no_more_and_nobody_is_blamed(
             work_here()
 
 
+@pytest.mark.parametrize("state", ["cancelled", "lost"])
+def test_the_error_of_work_that_cleans_up_is_not_hidden(far: Far, state: str) -> None:
+    far.refuse(409, "run-ended", state=state)
+
+    def work() -> None:
+        with attached(far) as run:
+            try:
+                run.log("one")
+                assert run.wait_cancelled(10)
+                raise KeyError
+            finally:
+                run.log("cleaned up")
+                run.progress(1, 1)
+
+    with pytest.raises(KeyError):
+        work()
+
+
+def test_nothing_but_a_check_is_raised_for_a_cancel(far: Far) -> None:
+    far.refuse(409, "run-ended", state="cancelled")
+    with attached(far) as run:
+        for _ in range(3):
+            run.log("one")
+            run.flush()
+            assert run.wait_cancelled(10)
+        asyncio.run(run.drain())
+        with pytest.raises(RunCancelled):
+            run.check()
+        with pytest.raises(RunCancelled):
+            list(run.track([1]))
+        with pytest.raises(RunCancelled):
+            list(tqdm([1]))
+    assert far.events == []
+
+
+def test_what_a_run_that_was_over_before_did_not_take_is_told_at_the_end(far: Far) -> None:
+    far.refuse(409, "run-ended", state="completed")
+
+    def work() -> None:
+        with attached(far) as run:
+            run.log("one")
+            assert run.wait_cancelled(10)
+            run.log("two")
+            with pytest.raises(RunEnded):
+                run.flush()
+
+    with pytest.raises(RunEnded):
+        work()
+
+
 def test_what_ends_the_sending_is_raised_by_the_next_emit(far: Far) -> None:
     far.refuse(409, "writer-fenced")
 
@@ -401,6 +454,101 @@ async def test_a_generator_of_rows_waits(far: Far) -> None:
             run.emit("row", n=number)
             await run.ebb()
     assert far.told == list(range(50))
+
+
+@contextlib.contextmanager
+def stalled() -> Iterator[tuple[str, threading.Event, list[str]]]:
+    """A server that answers nobody before the event is set, and what it was told."""
+    go = threading.Event()
+    told: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            assert go.wait(10)
+            told.extend(event["data"]["message"] for event in body["events"])
+            self.send_response(200)
+            said = json.dumps(KEPT).encode()
+            self.send_header("content-length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+    serving.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", go, told
+    finally:
+        go.set()
+        server.shutdown()
+        serving.join(10)
+        server.server_close()
+
+
+class Lockful(RunLogs):
+    """One that takes its lock, as the handlers of other people do."""
+
+    handle = logging.Handler.handle
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("kind", [RunLogs, Lockful])
+def test_what_the_sending_logs_neither_comes_back_nor_holds_it_up(kind: type[RunLogs]) -> None:
+    root, listener = logging.getLogger(), kind()
+    level = root.level
+    root.addHandler(listener)
+    root.setLevel(logging.DEBUG)
+    try:
+        with stalled() as (url, go, told):
+            threading.Timer(1.0, go.set).start()
+
+            def work() -> None:
+                with attach(url, RUN, token="s3cret"):
+                    for number in range(100):
+                        logging.getLogger("somebody").debug("row %d", number)
+
+            working = threading.Thread(target=work, daemon=True)
+            working.start()
+            working.join(20)
+            assert not working.is_alive()
+            assert told == [f"row {number}" for number in range(100)]
+    finally:
+        root.removeHandler(listener)
+        root.setLevel(level)
+
+
+# --- the block, and what is not one --------------------------------------------------------
+
+
+def test_outside_of_a_block_nothing_is_taken(far: Far) -> None:
+    run = attached(far)
+    with pytest.raises(TailraceError, match="not begun") as raised:
+        run.log("one")
+    assert "with block" in raised.value.fix
+    with pytest.raises(TailraceError, match="not begun"):
+        run.flush()
+    with run:
+        run.log("one")
+    assert len(far.events) == 1
+
+
+@pytest.mark.anyio
+async def test_each_block_takes_an_attachment_of_its_own(far: Far) -> None:
+    run = attached(far)
+    with run:
+        with pytest.raises(TailraceError, match="has had its block"):
+            run.__enter__()
+        assert AMBIENT.get(None) is run
+        run.log("one")
+    assert AMBIENT.get(None) is None
+    with pytest.raises(TailraceError, match="has had its block"):
+        await run.__aenter__()
+    assert len(far.events) == 1
 
 
 def test_nobody_is_asked_by_an_attachment_that_is_only_made() -> None:

@@ -529,26 +529,24 @@ async def test_a_fault_of_the_log_is_told_to_all(
     await gone(hub)
 
 
-async def test_any_other_fault_lets_them_go(
-    hub: Hub, log: FaultyLog, monkeypatch: pytest.MonkeyPatch
+async def test_any_other_fault_is_told_to_them_and_to_us(
+    hub: Hub, log: FaultyLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody waits for ever for a reader that is dead."""
-    told: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, why: told.append(why["exception"]))
+    """Nobody waits for ever for a reader that is dead, and nobody comes back to it for ever."""
     run = await ended(log, 1.0)
-    fault = ZeroDivisionError()
 
     async def broken(*_: object) -> list[Block]:
-        raise fault
+        raise ZeroDivisionError
 
     monkeypatch.setattr(log, "read", broken)
     wire = await watch(hub, run)
     await until(lambda: wire.has_left)
-    assert (wire.frames, wire.ends) == ([], [])
+    (told,) = Decoder().feed(wire.body)
+    assert (told.event, json.loads(told.data)["code"]) == ("error", "internal")
+    assert wire.body.endswith(b"\n\n" + END)
     await gone(hub)
-    gc.collect()
-    assert told == [fault]
-    asyncio.get_running_loop().set_exception_handler(None)
+    assert "cannot be told" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -621,3 +623,58 @@ async def test_the_first_reason_stays(scene: Scene) -> None:
 async def test_whose_thread_it_is(scene: Scene) -> None:
     assert not scene.outbox.is_foreign_thread
     assert await asyncio.to_thread(lambda: scene.outbox.is_foreign_thread)
+
+
+# --- forked --------------------------------------------------------------------------------
+
+FORKED = """
+import asyncio, os, threading
+from tailrace.errors import TailraceError
+from tailrace.eventlog.memory import MemoryLog
+from tailrace.outbox import Outbox
+from tailrace.testing.logbook import kept, started, using
+from tests.unit.test_outbox import said
+
+def refusal(use):
+    try:
+        use()
+    except TailraceError as error:
+        return "forked" in str(error) and bool(error.fix)
+
+def fork(box, where):
+    with box._changed:
+        if pid := os.fork():
+            return os.waitpid(pid, 0)
+    woken = []
+    box._loop.call_soon = box._loop.call_soon_threadsafe = lambda *what: woken.append(what)
+    uses = [lambda: box.put(said(2))] * 2
+    if where != "loop":
+        uses.append(lambda: asyncio.run(box.drain()))
+    print(where, [refusal(use) for use in uses], woken, flush=True)
+    os._exit(0)
+
+async def main():
+    async with using(MemoryLog()) as log:
+        run = await started(log)
+        box = Outbox(log, run, 0, print)
+        box.put(said(1))
+        fork(box, "loop")
+        await asyncio.to_thread(fork, box, "thread")
+        box.put(said(3))
+        await box.drain()
+        print([event.payload["message"] for event in await kept(log, run)])
+
+asyncio.run(main())
+"""
+
+
+def test_a_forked_process_tells_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "loop [True, True] []",
+        "thread [True, True, True] []",
+        "['1', '3']",
+    ], done.stderr

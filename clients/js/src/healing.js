@@ -1,6 +1,6 @@
 import { Frames } from "./frames.js";
 import { StreamLost } from "./lost.js";
-import { LONGEST_ASKED, pause, retryAfter } from "./pauses.js";
+import { LONGEST_ASKED, SHORTEST_ASKED, pause, retryAfter } from "./pauses.js";
 import { continuation, dressed, isEventStream, problem, resuming, signalOf } from "./requests.js";
 import { Trail } from "./trail.js";
 
@@ -186,6 +186,9 @@ class Healing {
         if (this.#isHinted) this.#isInvited = true;
         else this.#isOver = true;
         break;
+      } else if (found.comment === "keep-alive") {
+        // The connection has lived for a while: what is silent is the work.
+        this.#tries = 0;
       }
       this.#isHinted = false;
     }
@@ -216,7 +219,9 @@ class Healing {
     /** @type {number | undefined} */
     let asked;
     while (this.#tries < most) {
-      const base = this.#retry ?? this.#settings.firstPause;
+      // A server that asks for no pause at all would be asked without end, and without a pause.
+      const asks = this.#retry === undefined ? undefined : Math.max(this.#retry, SHORTEST_ASKED);
+      const base = asks ?? this.#settings.firstPause;
       const isInvited = this.#isInvited;
       const chance = Math.random();
       const wait = pause({ tries: this.#tries, base, longest, asked, isInvited, chance });

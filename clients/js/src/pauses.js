@@ -1,5 +1,8 @@
 // How long to wait before a stream is asked for again. No clock, no dice: both are arguments.
 
+/** The shortest pause that a server may ask for, in milliseconds. */
+export const SHORTEST_ASKED = 50;
+
 /** Longer than that nobody waits for a stream, whoever asks for it: ten minutes. */
 export const LONGEST_ASKED = 600_000;
 

@@ -221,11 +221,23 @@ test("Retry-After is waited for, and not for ever", async (t) => {
   assert.ok(pauses[1] >= 1000 && pauses[1] <= 1002, String(pauses));
 });
 
+test("a sign of life starts the count anew: what is silent is the work", async (t) => {
+  const { url, asked } = await serving(t, (request, response) => {
+    if (asked.length === 1) return cut(response, told(0, 1, ""));
+    if (asked.length < 8) return cut(response, bytes(": tailrace\n: keep-alive\n"));
+    return whole(response, told(1, 2));
+  });
+  const seen = [];
+  const fetch = healingFetch({ ...FAST, tries: 2, onReconnect: (about) => seen.push(about.try) });
+  assert.ok((await (await fetch(url)).text()).includes("id: 2"));
+  assert.deepEqual(seen, [1, 1, 1, 1, 1, 1, 1]);
+});
+
 test("tries are counted, and a frame starts the count anew", async (t) => {
   const { url, asked } = await serving(t, (request, response) => {
     if (asked.length === 1) return cut(response, told(0, 1, ""));
     if (asked.length === 4) return cut(response, told(1, 2, ""));
-    if (asked.length === 3) return cut(response, bytes(": keep-alive\n"));
+    if (asked.length === 3) return cut(response, bytes(": tailrace\n"));
     return response.destroy();
   });
   const seen = [];

@@ -26,6 +26,9 @@ TEXT: Final = "text"
 THINKING: Final = "thinking"
 TOOL: Final = "tool"
 
+# As of a request's body.
+_MAX_DEPTH: Final = 64
+
 _INTEGERS: Final = range(-(2**63), 2**64)
 
 
@@ -181,17 +184,19 @@ def cut_short(value: Any, most: int = MAX_SAID_BYTES) -> tuple[Any, bool]:
     """A value to be told, and whether it was cut: then it is the beginning of its text."""
     if size(value) <= most:
         return value, False
-    text, share = agent.text_of(value), most
-    # What JSON escapes has up to six times as many bytes there.
+    text, share = agent.text_of(value), most - 2
+    # Beside its quotes. What JSON escapes has up to six times as many bytes there.
     while size(shortened := cut(text, share)) > most:
         share //= 2
     return shortened, True
 
 
-def sayable(value: Any) -> Any:
-    """A value made of JSON's own types as an event can carry it: without lone surrogates, and
-    without numbers that few readers take.
+def sayable(value: Any, depth: int = 0) -> Any:
+    """A value made of JSON's own types as an event can carry it: without lone surrogates, without
+    numbers that few readers take, and without what is nested too deeply to be written.
     """
+    if depth > _MAX_DEPTH:
+        return "…"
     match value:
         case str():
             return carried(value)
@@ -202,9 +207,9 @@ def sayable(value: Any) -> Any:
         case float():
             return value
         case Mapping():
-            return {carried(str(key)): sayable(one) for key, one in value.items()}
+            return {carried(str(key)): sayable(one, depth + 1) for key, one in value.items()}
         case list() | tuple():
-            return [sayable(one) for one in value]
+            return [sayable(one, depth + 1) for one in value]
         case _:
             return carried(str(value))
 
@@ -217,6 +222,6 @@ def parsed(written: str | Mapping[str, Any] | None) -> Any:
         return sayable(written)
     try:
         value = json.loads(written)
+        return sayable(value) if isinstance(value, dict) else carried(written)
     except (ValueError, RecursionError):
         return carried(written)
-    return sayable(value) if isinstance(value, dict) else carried(written)

@@ -22,6 +22,7 @@ MOST_CHARACTERS: Final = 16 * 1024
 STOPPED: Final = "The turn was stopped before this call was over."
 
 _MAX_ID: Final = 200
+_MAX_NAME: Final = 200
 _NOTHING: Final = -1
 
 # No subclass of them: what is one goes the longer way.
@@ -244,7 +245,7 @@ class Teller:
             writing = self._writing.get(index)
             if writing is None or writing.is_ready:
                 return
-            writing.name += delta.tool_name_delta or ""
+            writing.name = _name(writing.name + (delta.tool_name_delta or ""))
             if isinstance(delta.args_delta, str):
                 self._args(writing, delta.args_delta)
         elif isinstance(delta, said.TextPartDelta | said.ThinkingPartDelta):
@@ -308,7 +309,7 @@ class Teller:
 
     def _call(self, index: int, part: said.ToolCallPart) -> _Writing:
         self._heard.add(index)
-        written = _Writing(self._named(), self._own(part.tool_call_id), part.tool_name)
+        written = _Writing(self._named(), self._own(part.tool_call_id), _name(part.tool_name))
         self._writing[index] = written
         return written
 
@@ -339,7 +340,7 @@ class Teller:
             "part": writing.part,
             "item": writing.item,
             "id": writing.id,
-            "name": carried(writing.name),
+            "name": writing.name,
         }
         if is_new:
             self._close_text()
@@ -352,7 +353,7 @@ class Teller:
             return
         writing.is_ready = True
         if part is not None:
-            writing.name = part.tool_name
+            writing.name = _name(part.tool_name)
             if not writing.written and part.args:
                 whole = part.args if isinstance(part.args, str) else sayable(part.args)
                 self._args(writing, agent.text_of(whole))
@@ -361,3 +362,8 @@ class Teller:
         writing.input, writing.is_cut = cut_short(parsed(args))
         more = {"truncated": True} if writing.is_cut else {}
         self.say(agent.TOOL_READY, {**told, "input": writing.input, **more})
+
+
+def _name(written: str) -> str:
+    """A tool's name as a model wrote it, which is repeated in each event of the call."""
+    return carried(written[:_MAX_NAME])

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, overload
 
 from tailrace.agent.patience import within
 from tailrace.engine import Engine
-from tailrace.errors import RunFailed
+from tailrace.errors import EventInvalid, EventTooLarge, RunFailed
 from tailrace.operations import Operation
 from tailrace.protocol import events
 from tailrace.protocol.agent import CHAT
@@ -237,7 +237,10 @@ def _of_operation(engine: Engine, operation: Operation[Any, Any], name: str) -> 
         context.begun(run)
         try:
             return await _watched(engine, run, context)
-        except asyncio.CancelledError:
+        except RunFailed:
+            raise
+        except BaseException:
+            # Whatever it is: nobody waits for the run any more.
             await _stopped(engine, run)
             raise
 
@@ -265,7 +268,9 @@ async def _watched(engine: Engine, run: str, context: CallContext) -> Any:
     async for event in engine.run(run).events():
         match event.type:
             case events.PROGRESS | events.LOG:
-                context.emit(event.type, event.payload)
+                # What another run says of itself may be more than an event of this one can carry.
+                with contextlib.suppress(EventInvalid, EventTooLarge):
+                    context.emit(event.type, event.payload)
             case events.OUTPUT:
                 output = (output + str(event.payload.get("text", "")))[-MAX_OUTPUT:]
             case events.COMPLETE:

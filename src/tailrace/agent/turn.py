@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage
@@ -13,15 +13,13 @@ from pydantic_ai.models import Model
 from pydantic_ai.usage import UsageLimits
 
 from tailrace.agent import faults
-from tailrace.agent.parts import MAX_TEXT_BYTES, bounded, cut, size
+from tailrace.agent.parts import MAX_TEXT_BYTES, bounded, cut_short
 from tailrace.agent.patience import ended
 from tailrace.agent.teller import Teller
 from tailrace.agent.telling import Telling
 from tailrace.agent.tools import Tool
 from tailrace.agent.witness import Toolset, Witness
 from tailrace.run import RunContext
-
-_MOST_TEXT: Final = 2 * MAX_TEXT_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +87,8 @@ async def _loop(
 
 def _result(run: RunContext, wish: Wish, teller: Teller) -> dict[str, Any]:
     text = teller.parts.text(teller.iteration)
+    # As its JSON has it, with its quotes: what is escaped there has up to six times as many bytes.
+    text, is_cut = cut_short(text, MAX_TEXT_BYTES + 2)
     result: dict[str, Any] = {
         "text": text,
         "parts": bounded(teller.parts.all()),
@@ -98,8 +98,8 @@ def _result(run: RunContext, wish: Wish, teller: Teller) -> dict[str, Any]:
         "route": wish.route,
         "thread": run.thread,
     }
-    if size(text) > _MOST_TEXT:
-        result |= {"text": cut(text, MAX_TEXT_BYTES), "truncated": True}
+    if is_cut:
+        result["truncated"] = True
     return result
 
 

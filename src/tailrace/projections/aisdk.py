@@ -140,7 +140,7 @@ def _args(payload: Payload) -> Told:
 def _ready(payload: Payload) -> Told:
     input = payload.get("input")
     told: Json = {**_of(payload), "input": input, **_HERE}
-    if isinstance(input, str):
+    if isinstance(input, str) and not payload.get("truncated"):
         return [{"type": "tool-input-error", **told, "errorText": "The input is no JSON."}]
     return [{"type": "tool-input-available", **told}]
 

@@ -79,10 +79,15 @@ PREVIEW_CHARACTERS: Final = 200
 """How much of a tool's result is shown where only an impression is wanted."""
 
 
+_MAX_DIGITS: Final = 9
+
+
 def iteration(part: str) -> int:
     """The iteration that a part belongs to; 0 for what is no part's name."""
     before, _, _ = part.partition(".")
-    return int(before) if before.isascii() and before.isdecimal() else 0
+    # Whoever may emit may write anything: int() refuses thousands of digits.
+    is_number = len(before) <= _MAX_DIGITS and before.isascii() and before.isdecimal()
+    return int(before) if is_number else 0
 
 
 def message_id(run: str, iteration: int) -> str:

@@ -142,3 +142,12 @@ def test_an_input_is_an_object_or_the_text_of_it(written: Any, input: Any) -> No
 
 def test_the_preview_of_a_cut_result_is_its_beginning() -> None:
     assert agent.preview(cut_short("x" * 100_000)[0]).startswith("xxx")
+
+
+def test_what_is_nested_too_deeply_is_cut_there() -> None:
+    value: Any = 1
+    for _ in range(300):
+        value = [value]
+    assert len(to_json(sayable(value))) < 200
+    assert parsed('{"a":' * 300 + "1" + "}" * 300) != {}
+    assert parsed('{"a":' * 5000 + "1" + "}" * 5000).startswith('{"a":')

@@ -251,6 +251,14 @@ async def test_a_result_is_one_event_however_long_the_answer() -> None:
     assert len(result["text"]) == MAX_TEXT_BYTES
 
 
+@pytest.mark.parametrize(("first", "last"), [(110_000, 79_000), (150_000, 81_000), (10, 60_000)])
+@pytest.mark.parametrize("letter", ["y", "\x01", "ü", "😀"])
+async def test_it_fits_whatever_the_letters(first: int, last: int, letter: str) -> None:
+    run = Listened()
+    result = await taken(run, ["x" * first, letter * (last // len(letter.encode()))])
+    assert len(to_json({"result": result})) < MAX_EVENT_BYTES - 1024
+
+
 # --- stopping ----------------------------------------------------------------------------------
 
 

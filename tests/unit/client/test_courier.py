@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,7 +190,7 @@ def test_who_is_blocked_hears_that_there_is_no_more_use(
 ) -> None:
     monkeypatch.setattr(senders, "FULL_EVENTS", 10)
     far.open.clear()
-    far.refuse(409, "run-ended", state="failed")
+    far.refuse(409, "writer-fenced")
     courier = far.attach()
     raised: list[Exception] = []
 
@@ -202,7 +206,31 @@ def test_who_is_blocked_hears_that_there_is_no_more_use(
     until_here(lambda: courier.held == 10)
     far.open.set()
     worker.join(10)
-    assert isinstance(raised[0], RunEnded)
+    assert isinstance(raised[0], WriterFenced)
+
+
+def test_who_is_blocked_by_a_run_that_is_over_goes_on(
+    far: Couriers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "FULL_EVENTS", 10)
+    far.open.clear()
+    far.refuse(409, "run-ended", state="failed")
+    courier = far.attach()
+
+    def work() -> None:
+        for number in range(25):
+            courier.put(row(number), may_wait=True)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    until_here(lambda: courier.held == 10)
+    far.open.set()
+    worker.join(10)
+    assert courier.held == 25
+    with pytest.raises(RunEnded):
+        courier.flush()
+    with pytest.raises(RunEnded):
+        asyncio.run(courier.drain())
 
 
 @pytest.mark.anyio
@@ -303,21 +331,89 @@ def test_it_does_not_wait_for_a_question_at_the_end(
     assert courier._thread.is_alive()
 
 
-def test_a_forked_process_has_nobody_who_sends(
-    far: Couriers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    courier = far.attach()
-    monkeypatch.setattr(courier, "_pid", -1)
-    with pytest.raises(TailraceError, match="forked") as raised:
+def test_what_is_put_before_the_beginning_is_refused() -> None:
+    courier = Courier(Server(nowhere(), None), RUN, Sender("p", now=0.0), lambda: None)
+    with pytest.raises(TailraceError, match="not begun") as raised:
         courier.put(row(1), may_wait=True)
-    assert "Attach" in raised.value.fix
-    with pytest.raises(TailraceError, match="forked"):
+    assert "with block" in raised.value.fix
+    with pytest.raises(TailraceError, match="not begun"):
         courier.flush()
-    with pytest.raises(TailraceError, match="forked"):
+    with pytest.raises(TailraceError, match="not begun"):
         asyncio.run(courier.drain())
+    asyncio.run(courier.ebb())
     courier.close()
-    assert courier._thread.is_alive(), "it belongs to the other process"
-    monkeypatch.undo()
+    assert courier.held == 0
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_it_begins_once(far: Couriers, *, is_closed: bool) -> None:
+    courier = far.attach()
+    if is_closed:
+        courier.close()
+    with pytest.raises(TailraceError, match="has had its block") as raised:
+        courier.begin()
+    assert "again" in raised.value.fix
+
+
+FORKED = """
+import asyncio, os, socket, sys, threading, time
+from tailrace.client import courier as couriers
+from tailrace.client.courier import Courier
+from tailrace.client.requests import Server
+from tailrace.client.sender import Sender
+from tailrace.errors import TailraceError
+from tailrace.protocol.events import Draft
+
+ROW = Draft("row", b"{}")
+url = sys.argv[1]
+
+def courier():
+    return Courier(Server(url, None), "run_" + "a" * 26, Sender("p", now=time.monotonic()), print)
+
+begun, fresh = courier(), courier()
+begun.begin()
+begun.put(ROW, may_wait=True)
+begun.flush(10)
+loop = asyncio.new_event_loop()
+begun._waiting.append((loop, loop.create_future()))
+held = begun._lock
+held.acquire()
+pid = os.fork()
+if pid == 0:
+    said = []
+    for what in (
+        lambda: begun.put(ROW, may_wait=True),
+        lambda: begun.flush(5),
+        lambda: asyncio.run(begun.drain(5)),
+        begun.begin,
+        fresh.begin,
+        lambda: fresh.put(ROW, may_wait=True),
+    ):
+        try:
+            what()
+        except TailraceError as error:
+            said.append("forked" in str(error) and "Attach" in error.fix)
+    begun.close()
+    print(said, len(begun._waiting), flush=True)
+    os._exit(0)
+held.release()
+begun._waiting.clear()
+os.waitpid(pid, 0)
+begun.put(ROW, may_wait=True)
+begun.flush(10)
+begun.close()
+print("kept", begun.held, flush=True)
+"""
+
+
+def test_a_forked_process_has_nobody_who_sends() -> None:
+    with scripted(reply(200, KEPT), reply(200, KEPT)) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FORKED, server.url],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{[True] * 6} 0\nkept 0\n", "")
+    assert len(server.asked) == 2
 
 
 @pytest.mark.anyio
@@ -369,25 +465,89 @@ def test_trouble_is_told_now_and_then(far: Couriers, caplog: pytest.LogCaptureFi
     courier = far.attach()
     courier.put(row(1), may_wait=True)
     courier.flush(20)
+    until_here(lambda: len(caplog.records) == 2)
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
     assert said[0].startswith(f"{RUN}: events wait (1): No answer")
 
 
-def test_what_listens_to_the_log_may_emit(far: Couriers) -> None:
+class Listener(logging.Handler):
+    """It waits for room among the events with its lock held, as a handler does."""
+
+    def __init__(self, courier: Courier) -> None:
+        super().__init__()
+        self.courier = courier
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.name)
+        self.courier.put(row(2), may_wait=True)
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    root, level, handlers = logging.getLogger(), logging.root.level, logging.root.handlers[:]
+    root.setLevel(logging.DEBUG)
+    yield root
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+def test_what_is_said_of_the_sending_is_not_sent(far: Couriers, root: logging.Logger) -> None:
     courier = far.attach()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            courier.put(row(2), may_wait=True)
-
+    root.addHandler(listener := Listener(courier))
     far.answers.append(httpx2.ConnectError("refused"))
-    listener = Listener()
-    couriers.logger.addHandler(listener)
-    try:
-        courier.put(row(1), may_wait=True)
-        courier.flush(10)
-    finally:
-        couriers.logger.removeHandler(listener)
+    courier.put(row(1), may_wait=True)
     courier.flush(10)
-    assert far.told == [1, 2]
+    until_here(lambda: "tailrace.client" in listener.heard)
+    courier.flush(10)
+    assert far.told == [1]
+    assert {name for name in listener.heard if name.startswith("http")} == set()
+
+
+def test_who_waits_for_room_with_the_lock_of_a_log_does_not_hold_up_the_sending(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "FULL_EVENTS", 10)
+    monkeypatch.setattr(senders, "CAP_SECONDS", 0.001)
+    with scripted(reply(503), *[reply(200, KEPT)] * 30) as server:
+        sender = Sender("p", now=time.monotonic())
+        courier = Courier(Server(server.url, None), RUN, sender, lambda: None)
+        root.addHandler(Listener(courier))
+
+        def work() -> None:
+            for _ in range(50):
+                logging.getLogger("somebody").info("row")
+
+        worker = threading.Thread(target=work, daemon=True)
+        courier._is_fit = True  # so that the worker waits before anything is sent
+        worker.start()
+        until_here(lambda: courier._changed._waiters)  # type: ignore[attr-defined]
+        courier._is_fit = False
+        courier.begin()
+        worker.join(20)
+        assert not worker.is_alive()
+        courier.flush(10)
+        courier.close()
+    assert sum(len(asked.json["events"]) for asked in server.asked[1:]) == 50
+
+
+def test_its_thread_has_nothing_of_the_work_s_context(far: Couriers) -> None:
+    ambient = contextvars.ContextVar[str]("ambient")
+    seen: list[str | None] = []
+    sender = Sender("p", now=time.monotonic())
+
+    def stopped() -> None:
+        seen.append(ambient.get(None))
+
+    far.answers.append(httpx2.Response(200, json={**KEPT, "state": "cancelling"}))
+    courier = Courier(Server("http://somewhere", None), RUN, sender, stopped, far.http)
+    far.couriers.append(courier)
+    # As threads begin where Python has them inherit the context of whoever starts them.
+    context = contextvars.copy_context()
+    context.run(ambient.set, "a run")
+    courier._thread.run = functools.partial(context.run, courier._thread.run)  # type: ignore[method-assign]
+    courier.begin()
+    courier.put(row(1), may_wait=True)
+    courier.flush(10)
+    until_here(lambda: seen)
+    assert seen == [None]

@@ -258,10 +258,10 @@ def test_how_often_a_request_is_sent() -> None:
     call, error = server().run(RUN), OSError("cut.")
     assert call.again(0, error, was_sent=True) == 0.1
     assert call.again(1, error, was_sent=True) == 0.5
-    with pytest.raises(ServerUnreachable, match=r"\(OSError: cut\)\.$") as raised:
+    with pytest.raises(ServerUnreachable, match=r"\(OSError: cut\)\.\n") as raised:
         call.again(2, error, was_sent=True)
     assert raised.value.__cause__ is error
-    with pytest.raises(ServerUnreachable, match=r"\(OSError\)\.$"):
+    with pytest.raises(ServerUnreachable, match=r"\(OSError\)\.\n"):
         call.again(0, OSError(), was_sent=False)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tailrace.client import sender as senders
 from tailrace.client.sender import (
     FULL_BYTES,
     FULL_EVENTS,
@@ -296,7 +297,6 @@ def test_whether_the_run_is_to_stop(desk: Desk, state: str, is_stopped: bool) ->
         (401, "unauthorized", TailraceError),
         (403, "scope-missing", TailraceError),
         (404, "run-unknown", RunUnknown),
-        (409, "run-ended", RunEnded),
         (409, "writer-fenced", WriterFenced),
         (409, "producer-gap", ProducerGap),
         (413, "event-too-large", EventTooLarge),
@@ -313,11 +313,32 @@ def test_what_ends_the_sending(
     desk.answer(status, code, expected=1, state="cancelled")
     assert isinstance(desk.sender.error, kind)
     assert desk.sender.error.fix
-    assert desk.sender.is_stopped is (kind is RunEnded)
+    assert not desk.sender.is_stopped
     assert desk.step() is None
     with pytest.raises(kind):
         desk.put(2)
     assert desk.sender.held == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_what_a_run_that_is_over_does_not_take_is_dropped(
+    desk: Desk, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "FULL_EVENTS", 10)
+    for number in range(count):
+        desk.put(number)
+    desk.now += POLL_SECONDS
+    desk.sent()
+    desk.answer(409, "run-ended", state="failed")
+    for number in range(20):
+        desk.put(number)
+    assert isinstance(desk.sender.error, RunEnded)
+    assert desk.sender.is_stopped
+    assert desk.step() is None
+    # It is not forgotten that there was something, but it takes no room.
+    assert desk.sender.hurry() == desk.sender.held == count + 20
+    assert desk.sender.kept == 0
+    assert not desk.sender.is_full
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"state":"flying"}', b"null"])

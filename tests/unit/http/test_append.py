@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -241,3 +242,19 @@ async def test_other_bodies_are_refused_whole(
     problem = refused(await visitor.post(f"/runs/{run}/events", body), 422, "input-invalid")
     assert problem["errors"]
     assert await messages(visitor, run) == []
+
+
+async def test_who_only_asks_has_not_appended(
+    stage: Stage, run: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    visitor, path = stage.visitor, f"/runs/{run}/events"
+    with caplog.at_level(logging.INFO, "tailrace.audit"):
+        await visitor.post(path, {"events": [], "producer": by(1)["producer"]})
+        await visitor.post(path, batch("a"))
+        await visitor.post(path, {"events": [], "attempt": 9})
+    audits = [record.__dict__["audit"] for record in caplog.records]
+    assert [(audit["action"], audit["wanted"], audit["run"]) for audit in audits] == [
+        ("looked at", "looked at", run),
+        ("appended to", "appended to", run),
+        ("failed", "looked at", run),
+    ]

@@ -41,3 +41,7 @@ def test_every_word_may_be_emitted() -> None:
     assert len(words) == 20
     for word in words:
         assert emitted(word, {}, 0.0).type == word
+
+
+def test_a_part_that_nobody_would_name_so() -> None:
+    assert agent.iteration("9" * 5000 + ".1") == 0

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -90,3 +92,54 @@ def test_a_sleep_ends_with_the_request() -> None:
     sleeping.join(10)
     assert heard == [True]
     assert sink.wait_cancelled(60)
+
+
+FORKED = """
+import logging, os, sys
+import tailrace
+from tailrace.runners.contract import AMBIENT
+from tests.unit.runners.test_contract import Plain
+
+logging.basicConfig(stream=sys.stdout, format="%(name)s %(message).40s", level=logging.INFO)
+logging.getLogger().addHandler(tailrace.RunLogs())
+
+def fork(then):
+    sys.stdout.flush()
+    if not (pid := os.fork()):
+        then()
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+def work():
+    list(tailrace.tqdm([1, 2]))
+    tailrace.ProgressLogger(2).next_step("Load")
+    logging.info("from afar")
+    print(AMBIENT.get(None), sink.told)
+    fork(lambda: print("no warning"))
+
+sink = Plain()
+fork(lambda: print("no warning"))
+AMBIENT.set(sink)
+fork(work)
+logging.info("here")
+print(AMBIENT.get(None) is sink, sink.told)
+"""
+
+
+def test_a_forked_process_is_outside_of_the_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    said = done.stdout.splitlines()
+    assert said[1].startswith("tailrace.run Process ")
+    assert [said[0], *said[2:]] == [
+        "no warning",
+        "root from afar",
+        "None []",
+        "no warning",
+        "root here",
+        "True ['log']",
+    ]

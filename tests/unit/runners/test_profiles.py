@@ -327,7 +327,7 @@ def test_a_table_with_a_fault(name: str, key: str, value: Any, why: str) -> None
 
 
 def test_what_is_no_table() -> None:
-    with pytest.raises(SettingsInvalid, match=r"^profiles\.mine must be a table\.$"):
+    with pytest.raises(SettingsInvalid, match=r"^profiles\.mine must be a table\.\n"):
         made('[profiles]\nmine = ["x"]')
 
 

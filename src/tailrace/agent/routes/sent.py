@@ -52,7 +52,8 @@ class Message(Sent):
     def _texts(self, content: Iterable[Any]) -> Iterable[str]:
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind in _TEXTS and isinstance(part.get("text"), str):
+            is_text = isinstance(kind, str) and kind in _TEXTS
+            if is_text and isinstance(part.get("text"), str):
                 yield part["text"]
             elif self.role == "user":
                 # An answer's steps and calls are its own; what a person sends must not get lost.
