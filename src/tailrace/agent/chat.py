@@ -112,6 +112,9 @@ class Chat:
         # and can but call them by name ("call NAME"): good for trying them, and it says so.
         if not tools and not operations and agent is None and self.model == DEMO:
             self._functions = of_functions(_demo().tools())
+        twice = {tool.name for tool in self._functions} & {*own_names(agent)}
+        if twice:
+            raise ValueError(f"The agent has a tool {min(twice)!r} already; give one a name=.")
         self._made: Agent[Any, Any] | None = agent
         engine.offer(
             self._turn,

@@ -223,12 +223,13 @@ def _completed(payload: Payload) -> dict[str, Any]:
 
 def _complete(payload: Payload) -> dict[str, Any]:
     result = payload["result"]
-    texts = (part for part in result["parts"] if isinstance(part, dict))
-    text = "".join(str(part.get("text", "")) for part in texts if part.get("type") == "text")
+    parts = [part for part in result["parts"] if isinstance(part, dict)]
+    texts = [part for part in parts if part.get("type") == "text"]
+    text = "".join(str(part.get("text", "")) for part in texts)
     usage = result.get("usage")
     if isinstance(usage, dict):
         usage = {_camel(name): count for name, count in usage.items()}
-    return {
+    told = {
         "iterations": result.get("iterations"),
         "totalText": text,
         "textLength": len(text),
@@ -236,6 +237,9 @@ def _complete(payload: Payload) -> dict[str, Any]:
         "model": result.get("model"),
         "thread": result.get("thread"),
     }
+    # All of it was in the chunks; one event cannot say it again.
+    is_cut = any(part.get("truncated") for part in texts)
+    return {**told, "truncated": True} if is_cut else told
 
 
 def _camel(name: str) -> str:

@@ -384,3 +384,12 @@ async def test_a_model_that_cannot_be_asked_is_warned_of(caplog: pytest.LogCaptu
         await engine.close()
         await engine.start()
         await until(lambda: "The chat cannot ask nosuch:model" in caplog.text)
+
+
+async def test_a_tool_that_the_agent_has_already() -> None:
+    def weather(city: str) -> str:
+        return city
+
+    async with Engine("memory:") as engine:
+        with pytest.raises(ValueError, match="a tool 'weather' already"):
+            Chat(engine, agent=Agent(model("x"), tools=[weather]), tools=[weather])

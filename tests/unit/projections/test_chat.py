@@ -8,6 +8,8 @@ import pytest
 from tailrace.projections import stream
 from tailrace.projections.chat import Accumulated, Chat, text_before
 from tailrace.projections.typed import Typed
+from tailrace.protocol.blocks import Block, pack
+from tailrace.protocol.events import draft
 from tailrace.protocol.sse import Decoder
 from tests.turns import (
     CANCELLED,
@@ -273,3 +275,13 @@ def test_other_words_under_the_same_position_win() -> None:
 
 def test_each_response_has_a_name_of_its_own() -> None:
     assert len({Accumulated().name, Accumulated().name, Chat().name}) == 3
+
+
+def test_a_text_that_was_cut_says_so() -> None:
+    for more, says in (({}, None), ({"truncated": True}, True)):
+        parts = [{"type": "text", "part": "1.0", "text": "abc", **more}]
+        drafts = [draft("complete", {"result": {"parts": parts, "iterations": 1}}, 0.0)]
+        block = Block("run_a", 1, 1, pack(1, drafts))
+        (event,) = Decoder().feed(Chat().tell(block, None))
+        told = orjson.loads(event.data)
+        assert (told["totalText"], told.get("truncated")) == ("abc", says)
